@@ -1,0 +1,1 @@
+"""Compiler: Relax IRModule to artifact."""

@@ -1,0 +1,1 @@
+"""Frontends: a model file to a Relax IRModule."""

@@ -1,0 +1,1 @@
+"""Runtime: loads artifacts; imports neither TVM nor the compiler."""

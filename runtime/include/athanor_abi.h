@@ -1,0 +1,108 @@
+/* The contract between the loader (libathanor) and an artifact (model.so).
+ *
+ * Not part of the public API: applications include athanor.h. The artifact's generated C and the
+ * loader are the only users; any change of meaning or layout raises ATHANOR_ABI_VERSION.
+ */
+#ifndef ATHANOR_ABI_H_
+#define ATHANOR_ABI_H_
+
+#include <stdint.h>
+
+#define ATHANOR_ABI_VERSION 1u
+
+/* Marks a dimension of an output that is known only after the run (data-dependent). */
+#define ATHANOR_DIM_DATA_DEPENDENT INT64_MIN
+/* In AthanorTensorInfo.shape: d >= 0 is static; d < 0 is symbol number -(d + 1), for outputs a
+ * value that `plan` computes where it is no plain symbol (ATHANOR_DIM_COMPUTED). */
+#define ATHANOR_DIM_SYMBOL(index) (-(int64_t)(index) - 1)
+#define ATHANOR_DIM_COMPUTED (INT64_MIN + 1)
+
+/* The body of a parallel loop, called once per task id in [0, group->num_task). */
+typedef struct {
+  void *sync_handle; /* unused, kept for TVM's layout of TVMParallelGroupEnv */
+  int32_t num_task;
+} AthanorGroup;
+typedef int (*AthanorTask)(int task_id, AthanorGroup *group, void *closure);
+
+typedef struct AthanorRun AthanorRun;
+
+/* What the loader gives an artifact; the table outlives the artifact. */
+typedef struct {
+  uint32_t abi_version;
+  uint32_t size_bytes;
+  /* Runs task(0..n-1) on the threads of the session that the calling thread is running, and waits.
+   * num_task == 0: as many tasks as the session has threads. 0, or the first non-zero result. */
+  int (*parallel_launch)(AthanorTask task, void *closure, int num_task);
+  /* Scratch memory for one kernel, 64-byte aligned; freed in reverse order by the same thread. */
+  void *(*workspace_alloc)(uint64_t size_bytes);
+  int (*workspace_free)(void *pointer);
+  /* Gives memory for a data-dependent output once its shape is known; NULL when there is none. */
+  void *(*output)(AthanorRun *run, int32_t index, int32_t ndim, const int64_t *shape);
+  /* Sets the calling thread's error text; copied. */
+  void (*set_error)(const char *message);
+} AthanorServices;
+
+/* One run: all pointers stay valid until `run` returns. */
+struct AthanorRun {
+  const AthanorServices *services;
+  void *const *inputs;    /* num_inputs data pointers: dense, row-major, aligned to the element */
+  void *const *outputs;   /* num_outputs data pointers; NULL for a data-dependent one */
+  const int64_t *symbols; /* num_symbols values */
+  const uint8_t *weights; /* read-only, page-aligned */
+  uint8_t *arena;         /* arena_bytes of the plan, 64-byte aligned */
+  void *session;          /* the loader's own */
+};
+
+typedef struct {
+  const char *name;
+  uint8_t dtype_code; /* DLPack's DLDataTypeCode */
+  uint8_t dtype_bits;
+  uint16_t dtype_lanes;
+  int32_t ndim;
+  const int64_t *shape;
+} AthanorTensorInfo;
+
+/* The one exported symbol of an artifact. */
+typedef struct {
+  uint32_t abi_version;
+  uint32_t size_bytes;
+  int32_t num_inputs, num_outputs, num_symbols, max_output_ndim;
+  const AthanorTensorInfo *inputs, *outputs;
+  const char *const *symbols; /* names of the symbolic dimensions */
+  uint64_t weights_bytes;
+  /* Fills the kernel table; called once after loading. 0 or an error with set_error. */
+  int (*init)(const AthanorServices *services);
+  /* Memory and output shapes for these symbol values. output_shapes: num_outputs rows of
+   * max_output_ndim values, ATHANOR_DIM_DATA_DEPENDENT where unknown. */
+  int (*plan)(const int64_t *symbols, uint64_t *arena_bytes, int64_t *output_shapes);
+  int (*run)(AthanorRun *run);
+} AthanorDescriptor;
+#define ATHANOR_DESCRIPTOR_SYMBOL "athanor_descriptor"
+
+/* The file: [ELF shared object][zeros to a page][weights][metadata JSON][AthanorFooter].
+ *
+ * Everything behind the ELF image is mapped by the loader, not by ld.so: linking does not copy
+ * hundreds of megabytes through the assembler and the linker, the same code serves weights in a
+ * file beside the library, and hashes are over plain ranges of the file. Little-endian. */
+#define ATHANOR_FOOTER_MAGIC "ATHANOR\1"
+#define ATHANOR_FLAG_WEIGHTS_BESIDE 1u /* weights are in the file "<artifact>.weights", offset 0 */
+typedef struct {
+  uint32_t abi_version; /* first of all, so that every version can be told */
+  uint32_t footer_bytes;
+  uint32_t flags;
+  uint32_t reserved;
+  uint64_t code_bytes;      /* the ELF image is [0, code_bytes) */
+  uint64_t weights_offset;  /* page-aligned */
+  uint64_t weights_bytes;
+  uint64_t metadata_offset; /* UTF-8 JSON, not zero-terminated */
+  uint64_t metadata_bytes;
+  uint8_t code_sha256[32];
+  uint8_t weights_sha256[32];
+  uint8_t metadata_sha256[32];
+  char triple[64];        /* "x86_64-linux-gnu", zero-padded */
+  char cpu_features[256]; /* space-separated names as in /proc/cpuinfo: "avx2 fma f16c" */
+  uint8_t footer_sha256[32]; /* of all footer bytes before this field */
+  char magic[8];             /* ATHANOR_FOOTER_MAGIC, the file's last bytes */
+} AthanorFooter;
+
+#endif /* ATHANOR_ABI_H_ */

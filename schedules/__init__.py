@@ -1,0 +1,1 @@
+"""Schedules: how each workload is computed on each kind of machine."""

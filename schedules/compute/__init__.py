@@ -1,0 +1,1 @@
+"""What is computed: tensor expressions that the rules know how to schedule."""

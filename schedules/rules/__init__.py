@@ -1,0 +1,1 @@
+"""How it is computed: one schedule rule a file, listed by `athanor.targets`."""
