@@ -1,0 +1,120 @@
+"""Scheduled prim_funcs -> object code.
+
+A kernel becomes a plain C function: data pointers in parameter order, then the symbolic dimensions
+as int64_t, returning 0 or an error code. TVM's packed calling convention is left out on purpose:
+its argument checks cost more than small kernels compute, and the loader has checked the inputs by
+then. What is left to resolve in such an object is one pointer, `__TVMBackendParallelLaunch`, and
+two for scratch memory where a kernel has any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir import IRModule, PrimType
+from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
+
+from athanor.targets.lower_math import LowerMath
+from athanor.targets.target import TargetSpec
+
+
+@dataclass(frozen=True)
+class KernelObject:
+    """Machine code of some kernels, before linking."""
+
+    module: tvm.runtime.Module
+
+    def save(self, path: Path) -> Path:
+        """Write the object file."""
+        self.module.write_to_file(str(path), "o")
+        return path
+
+    def llvm_ir(self) -> str:
+        """The optimized LLVM IR."""
+        return self.module.inspect_source("ll")
+
+    def assembly(self) -> str:
+        """The machine's assembly."""
+        return self.module.inspect_source("s")
+
+
+def symbolic_parameters(func: tirx.PrimFunc) -> list[tirx.Var]:
+    """The dimensions that a kernel takes behind its buffers, in order of first use."""
+    found: list[tirx.Var] = []
+    for param in func.params:
+        if not is_buffer_var(param):
+            continue
+        for dim in param.shape:
+            for var in tirx.analysis.undefined_vars(dim):
+                if not any(var.same_as(seen) for seen in found):
+                    found.append(var)
+    explicit = [param for param in func.params if not is_buffer_var(param)]
+    return [var for var in found if not any(var.same_as(param) for param in explicit)]
+
+
+def lower_kernel(name: str, func: tirx.PrimFunc, target: TargetSpec) -> tirx.PrimFunc:
+    """A scheduled prim_func -> the function that LLVM's code generator takes."""
+    mod = IRModule({name: func.with_attr("global_symbol", name)})
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": False}):
+        mod = _lowering(target)(mod)
+    lowered = mod[name]
+    parameters, declarations = [], []
+    for param in lowered.params:
+        if is_buffer_var(param):
+            pointer = tirx.Var(f"{param.name}_ptr", buffer_data_pointer_type(param))
+            declarations.append(tirx.DeclBuffer(param, data=pointer))
+            parameters.append(pointer)
+        else:
+            parameters.append(param)
+    parameters += symbolic_parameters(func)
+    success = tirx.Return(tirx.IntImm("int32", 0))
+    body = tirx.SeqStmt([*declarations, lowered.body, success])
+    plain = tirx.PrimFunc(parameters, body, PrimType("int32"), lowered.attrs)
+    return plain.with_attr("calling_conv", 0)
+
+
+def build_kernels(kernels: dict[str, tirx.PrimFunc], target: TargetSpec) -> KernelObject:
+    """Lowered kernels -> one object. Blocks, but holds no lock of Python's while LLVM works."""
+    mod = IRModule(dict(kernels))
+    t = tirx.transform
+    # Storage of narrow floats is rewritten behind plain pointers only, so not in lower_kernel.
+    finish = [t.FP8StorageLegalize(), t.BF16StorageLegalize(), t.LowerTVMBuiltin(), t.LowerIntrin()]
+    mod = tvm.transform.Sequential(finish)(mod)
+    build = tvm.get_global_func("target.build.llvm")
+    return KernelObject(build(mod, target.tvm))
+
+
+def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
+    s, t = s_tir.transform, tirx.transform
+    return tvm.transform.Sequential(
+        [
+            t.BindTarget(target.tvm),
+            # Blocks -> loops over flat memory
+            s.CanonicalizeLoop(),
+            s.LowerInitBlock(),
+            s.PlanAndUpdateBufferAllocationLocation(),
+            s.ConvertBlocksToOpaque(),
+            s.CompactBufferAllocation(),
+            s.LowerMatchBuffer(),
+            s.StmtSimplify(),
+            s.LowerOpaqueBlock(),
+            t.FlattenBuffer(),
+            # Before the loops become vectors: a polynomial over scalars vectorizes by itself.
+            LowerMath(),
+            t.BF16ComputeLegalize(),
+            t.FP8ComputeLegalize(),
+            s.LoopPartition(),
+            t.VectorizeLoop(True),
+            t.StorageRewrite(),
+            t.UnrollLoop(),
+            s.RenormalizeSplitPattern(),
+            t.StmtSimplify(),
+            t.RemoveNoOp(),
+            s.RewriteUnsafeSelect(),
+            s.HoistIfThenElse(),
+            t.CommonSubexprElim(),
+        ]
+    )

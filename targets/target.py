@@ -1,0 +1,67 @@
+"""What the compiler knows about a machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from tvm.target import Target
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """One kind of machine: code generator settings plus the facts that schedule rules decide by.
+
+    Rules read only these fields, never the name: a new machine is a new row of constants.
+    """
+
+    name: str
+    """As the user writes it, for example `x86-64-v3`."""
+    triple: str
+    """Of the artifact, for example `x86_64-linux-gnu`."""
+    mcpu: str
+    """LLVM's processor name."""
+    cpu_features: tuple[str, ...]
+    """What code for this target uses and a machine must have, named as in /proc/cpuinfo."""
+    vector_bits: int
+    """Width of one vector register."""
+    vector_registers: int
+    """Architectural vector registers."""
+    mattr: tuple[str, ...] = ()
+    """LLVM feature flags on top of `mcpu`, each with its sign."""
+    fma_pipes: int = 2
+    """Vector multiply-adds that one core starts in a cycle."""
+    fma_latency: int = 4
+    """Cycles from operands to result of a vector multiply-add."""
+    l1_bytes: int = 32 * KIB
+    l2_bytes: int = 512 * KIB
+    l3_bytes: int = 16 * MIB
+    cores: int = 2
+    """Cores that tasks are cut for when the count at run time is unknown."""
+    device: str = "cpu"
+
+    def lanes(self, bits: int = 32) -> int:
+        """Elements of `bits` bits in one vector register."""
+        return max(1, self.vector_bits // bits)
+
+    @property
+    def channel_block(self) -> int:
+        """Channels that lie together in blocked layouts, `NCHW{block}c`.
+
+        One cache line of float32: a whole 512-bit vector, two of 256 bits, four of 128, so that
+        a pixel's block is always loaded in full lines and no target needs a layout of its own.
+        """
+        return 16
+
+    @property
+    def tvm(self) -> Target:
+        """The TVM target, its own host."""
+        target = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
+        if self.mattr:
+            target["mattr"] = list(self.mattr)
+        return Target(target, host=target)
+
+    def with_caches(self, l1: int, l2: int, l3: int, cores: int) -> TargetSpec:
+        """This target with the sizes of the machine at hand."""
+        return replace(self, l1_bytes=l1, l2_bytes=l2, l3_bytes=l3, cores=cores)
