@@ -6,7 +6,7 @@ class AthanorError(Exception):
 
 
 class CompileError(AthanorError):
-    """The model, the target or an option can't be compiled; the message says which rule and where."""
+    """The model, target or an option can't be compiled; the message says which rule and where."""
 
 
 class RunError(AthanorError):

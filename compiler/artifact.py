@@ -1,0 +1,64 @@
+"""The result of a compilation: one file, and what it says of itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from athanor.errors import CompileError
+
+if TYPE_CHECKING:
+    from athanor.runtime.model import Model
+
+WEIGHTS_SUFFIX = ".weights"
+"""What is appended to an artifact's name for the file of weights beside it."""
+
+
+class Artifact:
+    """A compiled model. Its file is temporary until `save`; it goes when the object goes."""
+
+    def __init__(self, folder: tempfile.TemporaryDirectory, path: Path, metadata: dict) -> None:
+        self._folder = folder
+        self._path = path
+        self.metadata: dict[str, Any] = metadata
+        """Versions, hashes, target, inputs, outputs, kernels and sizes; the same JSON that
+        `athanor inspect` prints."""
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the artifact to `path`, beside it `path`.weights where the weights are apart.
+
+        The file appears whole or not at all. Raises CompileError where it can't be written.
+        """
+        path = Path(path)
+        beside = self._path.with_name(self._path.name + WEIGHTS_SUFFIX)
+        if beside.exists():
+            _copy_whole(beside, path.with_name(path.name + WEIGHTS_SUFFIX))
+        _copy_whole(self._path, path)
+        return path
+
+    def load(self, threads: int | None = None) -> Model:
+        """A Model that runs in this process; see `athanor.load`."""
+        from athanor.runtime.loader import load
+
+        model = load(self._path, threads=threads)
+        model._keep_alive = self._folder  # the mapped file must outlive the model
+        return model
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy aside, then rename: a reader never sees half a file, a failure leaves the old one."""
+    aside = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+        aside = Path(name)
+        shutil.copyfile(source, aside)
+        aside.chmod(0o755)
+        aside.replace(target)
+    except OSError as error:
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+        raise CompileError(f"can't write {target}: {error.strerror or error}") from error

@@ -1,0 +1,54 @@
+"""What an artifact says of itself, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+
+import athanor
+from athanor.compiler.memory import MemoryPlan
+from athanor.compiler.program import KernelCall, Program
+from athanor.compiler.weights import weight_offsets
+from athanor.frontends.onnx.importer import ImportedModel
+from athanor.targets import TargetSpec
+
+
+def describe(
+    imported: ImportedModel,
+    program: Program,
+    plan: MemoryPlan,
+    target: TargetSpec,
+    rules: dict[str, str],
+) -> dict[str, Any]:
+    """The metadata of an artifact; no time and no path, so that equal inputs give equal files."""
+    calls: dict[str, list[str]] = {name: [] for name in program.kernels}
+    for step in program.steps:
+        if isinstance(step, KernelCall):
+            calls[step.kernel].append(step.label)
+    return {
+        "athanor": athanor.__version__,
+        "tvm": tvm.__version__,
+        "llvm": str(tvm.target.codegen.llvm_version_major()),
+        "model_sha256": imported.source_sha256,
+        "opsets": dict(imported.opsets),
+        "target": {
+            "name": target.name,
+            "triple": target.triple,
+            "mcpu": target.mcpu,
+            "cpu_features": list(target.cpu_features),
+        },
+        "inputs": [_tensor(value) for value in imported.inputs],
+        "outputs": [_tensor(value) for value in imported.outputs],
+        "symbols": list(imported.symbols),
+        "arena_bytes": plan.static_bytes,
+        "arena_is_symbolic": bool(plan.slots),
+        "weights_bytes": weight_offsets(program)[1],
+        "kernels": [
+            {"name": name, "rule": rules[name], "calls": labels} for name, labels in calls.items()
+        ],
+    }
+
+
+def _tensor(value: Any) -> dict[str, Any]:
+    return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}

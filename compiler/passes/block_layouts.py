@@ -1,0 +1,182 @@
+"""Choose channel-blocked layouts over the whole graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax, te, tirx
+from tvm.ir import Call, Expr, GenericConst, IRModule
+
+from athanor.compiler.passes.blocked_operators import BLOCKED_OPERATORS
+from athanor.compiler.passes.rewrite import GraphRewriter, op_name, static_shape
+from athanor.targets import TargetSpec
+
+
+@tvm.transform.module_pass(opt_level=0, name="BlockLayouts")
+class BlockLayouts:
+    """Compute convolutions and what lies between them in the layout NCHW{b}c.
+
+        y = R.nn.conv2d(x, w)            x5 = pack(x)             # (N, C/b, H, W, b)
+        z = R.nn.relu(y)           =>    y5 = conv2d_blocked(x5, packed w)
+        v = R.nn.conv2d(z, u)            z5 = R.nn.relu(y5)
+                                         v5 = conv2d_blocked(z5, packed u)
+                                         v = unpack(v5)
+
+    A blocked value flows through every operator of BLOCKED_OPERATORS; any other reader gets it
+    unpacked, once. Channels are padded to full blocks; the padding holds finite numbers and meets
+    zero weights. Before LegalizeOps, after weights are final. Keeps outputs but for the order of
+    summation in convolutions.
+    """
+
+    def __init__(self, target: TargetSpec) -> None:
+        self.target = target
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """Rewrite main."""
+        return LayoutRewriter(mod, self.target).run()
+
+
+class LayoutRewriter(GraphRewriter):
+    """Knows which new values are blocked, and converts both ways."""
+
+    def __init__(self, mod: IRModule, target: TargetSpec) -> None:
+        super().__init__(mod)
+        self.target = target
+        self.block = target.channel_block
+        self.channels: dict[Expr, int] = {}
+        """Number of channels, without padding, of every blocked value."""
+        self.unpacked: dict[Expr, Expr] = {}
+        self.packed: dict[Expr, Expr] = {}
+
+    def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
+        """A blocked operator where one applies, else the call over plain arguments."""
+        rewrite = BLOCKED_OPERATORS.get(op_name(call) or "")
+        if rewrite is not None:
+            new = rewrite(self, call, name)
+            if new is not None:
+                return new
+        plain = [self.plain_argument(arg) for arg in call.args]
+        return self.emit(relax.Call(call.op, plain, call.attrs, ty_args=call.ty_args), name)
+
+    def plain_argument(self, arg: Expr) -> Expr:
+        """An argument with every blocked value unpacked."""
+        if isinstance(arg, relax.Tuple):
+            return relax.Tuple([self.plain_argument(field) for field in arg.fields])
+        return self.plain(arg)
+
+    def finish(self, value: Expr) -> Expr:
+        """Outputs are in the model's own layout."""
+        return self.plain(value)
+
+    def is_blocked(self, value: Expr) -> bool:
+        """Whether the value has a blocked layout."""
+        return value in self.channels
+
+    def input_in_blocks(self, value: Expr, channels: int, block: int) -> Expr:
+        """A convolution's input (N, C / block, H, W, block)."""
+        if block == self.block:
+            packed = self.blocked(value, channels)
+            assert packed is not None, "a convolution's input has its channels"
+            return packed
+        plain = self.plain(value)
+        batch, _, height, width = plain.ty.shape.values
+        if block == 1:  # NCHW as it is
+            return self.emit(relax.op.reshape(plain, [batch, channels, height, width, 1]))
+        return self.emit(self.builder.call_te(_pack, plain, block), f"{_name(value)}_blocked")
+
+    def emit_blocked(self, value: Expr, channels: int, name: str) -> Expr:
+        """Bind a blocked value."""
+        var = self.emit(value, name)
+        self.channels[var] = channels
+        return var
+
+    def plain(self, value: Expr) -> Expr:
+        """The value in NCHW."""
+        if not self.is_blocked(value):
+            return value
+        if value not in self.unpacked:
+            channels, name = self.channels[value], f"{_name(value)}_nchw"
+            batch, blocks, height, width, _ = value.ty.shape.values
+            if channels == int(blocks) * self.block and _all_one(height, width):
+                shape = [batch, channels, height, width]
+                self.unpacked[value] = self.emit(relax.op.reshape(value, shape), name)
+            else:
+                call = self.builder.call_te(_unpack, value, channels)
+                self.unpacked[value] = self.emit(call, name)
+        return self.unpacked[value]
+
+    def blocked(self, value: Expr, channels: int) -> Expr | None:
+        """A value that broadcasts to (N, channels, H, W), so that it broadcasts blocked.
+
+        None where it does not: an axis of channels that is neither 1 nor `channels`.
+        """
+        if self.is_blocked(value):
+            return value if self.channels[value] in (1, channels) else None
+        if not isinstance(value.ty, relax.TensorType) or value.ty.shape is None:
+            return None
+        dims = list(value.ty.shape.values)
+        if len(dims) > 4:
+            return None
+        dims = [tirx.IntImm("int64", 1)] * (4 - len(dims)) + dims
+        if _constant_scalar(value):
+            return relax.const(self.constant(value).reshape(()), str(value.ty.dtype))
+        if _all_one(dims[1]):
+            return self.emit(relax.op.reshape(value, [*dims, 1]))
+        if not isinstance(dims[1], tirx.IntImm) or int(dims[1]) != channels:
+            return None
+        if isinstance(value, GenericConst):
+            shape = [int(dim) for dim in dims]
+            packed = pack_array(self.constant(value).reshape(shape), self.block)
+            return relax.const(packed, str(value.ty.dtype))
+        if value not in self.packed:
+            full = value if len(value.ty.shape.values) == 4 else relax.op.reshape(value, dims)
+            full = self.emit(full)
+            call = self.builder.call_te(_pack, full, self.block)
+            self.packed[value] = self.emit(call, f"{_name(value)}_blocked")
+        return self.packed[value]
+
+
+def pack_array(array: np.ndarray, block: int) -> np.ndarray:
+    """(N, C, H, W) -> (N, ceil(C / block), H, W, block), zeros for missing channels."""
+    batch, channels, height, width = array.shape
+    blocks = -(-channels // block)
+    padded = np.zeros((batch, blocks * block, height, width), array.dtype)
+    padded[:, :channels] = array
+    split = padded.reshape(batch, blocks, block, height, width)
+    return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2))
+
+
+def _pack(data: te.Tensor, block: int) -> te.Tensor:
+    batch, channels, height, width = data.shape
+    blocks = (int(channels) + block - 1) // block
+
+    def element(n: Expr, co: Expr, h: Expr, w: Expr, ci: Expr) -> Expr:
+        channel = co * block + ci
+        if int(channels) % block == 0:
+            return data[n, channel, h, w]
+        zero = tirx.const(0, data.dtype)
+        return tirx.if_then_else(channel < channels, data[n, channel, h, w], zero)
+
+    return te.compute((batch, blocks, height, width, block), element, name="pack_channels")
+
+
+def _unpack(data: te.Tensor, channels: int) -> te.Tensor:
+    batch, _, height, width, block = data.shape
+    return te.compute(
+        (batch, channels, height, width),
+        lambda n, c, h, w: data[n, c // block, h, w, c % block],
+        name="unpack_channels",
+    )
+
+
+def _all_one(*dims: Expr) -> bool:
+    return all(isinstance(dim, tirx.IntImm) and int(dim) == 1 for dim in dims)
+
+
+def _constant_scalar(value: Expr) -> bool:
+    shape = static_shape(value)
+    return isinstance(value, GenericConst) and shape is not None and int(np.prod(shape)) == 1
+
+
+def _name(value: Expr) -> str:
+    return value.name if isinstance(value, relax.Var) else ""

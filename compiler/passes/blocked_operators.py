@@ -1,0 +1,190 @@
+"""What each operator becomes on blocked values; None leaves it to the plain layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvm import relax
+from tvm.ir import Call, Expr
+
+from athanor.compiler.passes.rewrite import op_name, static_shape
+from athanor.schedules.compute import conv2d, pool2d
+
+if TYPE_CHECKING:
+    from athanor.compiler.passes.block_layouts import LayoutRewriter
+
+Rewrite = Callable[["LayoutRewriter", Call, str], Expr | None]
+
+_UNARY = (
+    "abs",
+    "clip",
+    "erf",
+    "negative",
+    "nn.gelu",
+    "nn.gelu_tanh",
+    "nn.leakyrelu",
+    "nn.relu",
+    "nn.relu6",
+    "nn.silu",
+    "sigmoid",
+    "tanh",
+)
+"""Finite in, finite out, so that the padding stays harmless."""
+_UNARY_FULL = ("ceil", "cos", "exp", "floor", "log", "round", "rsqrt", "sin", "sqrt", "square")
+"""Only where channels fill their blocks: padding could become infinite or NaN."""
+_BINARY = ("add", "maximum", "minimum", "multiply", "subtract")
+_BINARY_FULL = ("divide", "power")
+
+
+def _float4d(value: Expr) -> bool:
+    ty = value.ty
+    return (
+        isinstance(ty, relax.TensorType)
+        and str(ty.dtype) == "float32"
+        and ty.shape is not None
+        and len(ty.shape.values) == 4
+    )
+
+
+def _pair(values: object) -> tuple[int, int]:
+    first, second = (int(v) for v in values)  # type: ignore[attr-defined]
+    return first, second
+
+
+def _padding(values: object) -> tuple[int, int, int, int]:
+    top, left, bottom, right = (int(v) for v in values)  # type: ignore[attr-defined]
+    return top, left, bottom, right
+
+
+def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    data, weight = call.args
+    weights = graph.constant(weight)
+    attrs = call.attrs
+    if weights is None or str(weight.ty.dtype) != "float32" or weights.ndim != 4:
+        return None
+    if attrs.data_layout != "NCHW" or attrs.kernel_layout != "OIHW":
+        return None
+    out_channels, group_channels, *kernel = weights.shape
+    in_channels = group_channels * int(attrs.groups)
+    plan = conv2d.plan_conv2d(
+        in_channels, out_channels, tuple(kernel), int(attrs.groups), graph.block
+    )
+    if plan is None:
+        return None
+    source = graph.input_in_blocks(data, in_channels, plan.in_block)
+    packed = relax.const(conv2d.pack_conv2d_weight(weights, plan), "float32")
+    options = dict(
+        strides=_pair(attrs.strides),
+        padding=_padding(attrs.padding),
+        dilation=_pair(attrs.dilation),
+    )
+    if plan.kind == "depthwise":
+        made = graph.builder.call_te(conv2d.depthwise_conv2d_blocked, source, packed, **options)
+    else:
+        made = graph.builder.call_te(
+            conv2d.conv2d_blocked, source, packed, groups=int(attrs.groups), **options
+        )
+    return graph.emit_blocked(made, out_channels, name)
+
+
+def _unary(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    value = call.args[0]
+    if not graph.is_blocked(value):
+        return None
+    made = relax.Call(call.op, [value, *call.args[1:]], call.attrs)
+    return graph.emit_blocked(made, graph.channels[value], name)
+
+
+def _unary_full(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    value = call.args[0]
+    full = graph.is_blocked(value) and graph.channels[value] % graph.block == 0
+    return _unary(graph, call, name) if full else None
+
+
+def _binary(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    blocked = [arg for arg in call.args if graph.is_blocked(arg)]
+    if not blocked:
+        return None
+    channels = max(graph.channels[arg] for arg in blocked)
+    operands = [graph.blocked(arg, channels) for arg in call.args]
+    if None in operands:
+        return None
+    return graph.emit_blocked(relax.Call(call.op, operands, call.attrs), channels, name)
+
+
+def _binary_full(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    blocked = [arg for arg in call.args if graph.is_blocked(arg)]
+    if any(graph.channels[arg] % graph.block for arg in blocked):
+        return None
+    return _binary(graph, call, name)
+
+
+def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    value, attrs = call.args[0], call.attrs
+    if not graph.is_blocked(value) or attrs.layout != "NCHW":
+        return None
+    options = dict(
+        kernel=_pair(attrs.pool_size),
+        strides=_pair(attrs.strides),
+        padding=_padding(attrs.padding),
+        dilation=_pair(attrs.dilation),
+        ceil_mode=bool(attrs.ceil_mode),
+    )
+    if op_name(call) == "relax.nn.avg_pool2d":
+        options["count_include_pad"] = bool(attrs.count_include_pad)
+        compute = pool2d.avg_pool2d_blocked
+    else:
+        compute = pool2d.max_pool2d_blocked
+    made = graph.builder.call_te(compute, value, **options)
+    return graph.emit_blocked(made, graph.channels[value], name)
+
+
+def _global_average(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    value, attrs = call.args[0], call.attrs
+    if not graph.is_blocked(value):
+        return None
+    if op_name(call) == "relax.mean":
+        axes = sorted(int(axis) % 4 for axis in (attrs.axis or []))
+        if axes != [2, 3]:
+            return None
+    elif [int(size) for size in (attrs.output_size or [])] != [1, 1]:
+        return None
+    made = graph.builder.call_te(pool2d.global_avg_pool2d_blocked, value)
+    pooled = graph.emit_blocked(made, graph.channels[value], name)
+    if op_name(call) == "relax.mean" and not attrs.keepdims:
+        plain = graph.plain(pooled)
+        return graph.emit(relax.op.reshape(plain, list(plain.ty.shape.values)[:2]), f"{name}_flat")
+    return pooled
+
+
+def _concat(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    parts = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
+    if not any(graph.is_blocked(part) for part in parts) or int(call.attrs.axis) % 4 != 1:
+        return None
+    operands, total = [], 0
+    for part in parts:
+        channels = graph.channels.get(part)
+        if channels is None:
+            shape = static_shape(part) if _float4d(part) else None
+            channels = shape[1] if shape is not None else None
+        if channels is None or total % graph.block:  # only the last may leave its block open
+            return None
+        operands.append(graph.blocked(part, channels))
+        total += channels
+    made = relax.op.concat(operands, axis=1)
+    return graph.emit_blocked(made, total, name)
+
+
+BLOCKED_OPERATORS: dict[str, Rewrite] = {
+    "relax.concat": _concat,
+    "relax.mean": _global_average,
+    "relax.nn.adaptive_avg_pool2d": _global_average,
+    "relax.nn.avg_pool2d": _pool,
+    "relax.nn.conv2d": _convolution,
+    "relax.nn.max_pool2d": _pool,
+    **{f"relax.{name}": _unary for name in _UNARY},
+    **{f"relax.{name}": _unary_full for name in _UNARY_FULL},
+    **{f"relax.{name}": _binary for name in _BINARY},
+    **{f"relax.{name}": _binary_full for name in _BINARY_FULL},
+}

@@ -1,0 +1,65 @@
+"""Compute what depends on constants alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import Call, Expr, GenericConst, IRModule
+
+from athanor.compiler.passes.rewrite import GraphRewriter, constant_array, op_name, static_shape
+
+
+def _permute(call: Call, x: np.ndarray) -> np.ndarray:
+    axes = call.attrs.axes
+    return np.ascontiguousarray(np.transpose(x, None if axes is None else [int(a) for a in axes]))
+
+
+def _reshape(call: Call, x: np.ndarray, _shape: object = None) -> np.ndarray:
+    return x.reshape(static_shape(call))
+
+
+_FOLDS: dict[str, Callable[..., np.ndarray]] = {
+    "relax.add": lambda _call, a, b: a + b,
+    "relax.expand_dims": _reshape,
+    "relax.flatten": _reshape,
+    "relax.multiply": lambda _call, a, b: a * b,
+    "relax.negative": lambda _call, a: -a,
+    "relax.permute_dims": _permute,
+    "relax.reshape": _reshape,
+    "relax.sqrt": lambda _call, a: np.sqrt(a),
+    "relax.squeeze": _reshape,
+    "relax.subtract": lambda _call, a, b: a - b,
+}
+
+
+@tvm.transform.module_pass(opt_level=0, name="FoldConstants")
+class FoldConstants:
+    """Replace an operator over constants by its result.
+
+        lv = R.permute_dims(weight)    =>    the transposed constant
+
+    NumPy computes, which takes no time next to compiling a kernel for each, as TVM's FoldConstant
+    does. Only operators whose NumPy result is the same bit for bit are listed. Run again after any
+    pass that leaves arithmetic on weights.
+    """
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """Rewrite main."""
+        return _Rewriter(mod).run()
+
+
+class _Rewriter(GraphRewriter):
+    def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
+        fold = _FOLDS.get(op_name(call) or "")
+        tensors = [arg for arg in call.args if not isinstance(arg, relax.ShapeExpr)]
+        if fold is None or not all(isinstance(arg, GenericConst) for arg in tensors):
+            return None
+        if static_shape(old) is None:
+            return None
+        called = relax.Call(call.op, call.args, attrs=call.attrs, ty_args=call.ty_args)
+        called = self.builder.normalize(called)
+        result = fold(called, *(constant_array(arg) for arg in tensors))
+        return relax.const(np.ascontiguousarray(result), str(old.ty.dtype))

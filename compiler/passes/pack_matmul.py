@@ -1,0 +1,76 @@
+"""Pack constant matrices for the matrix product kernels."""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm import relax, te
+from tvm.ir import Call, Expr, IRModule
+
+from athanor.compiler.passes.rewrite import GraphRewriter, op_name
+from athanor.schedules.compute import matmul
+from athanor.targets import TargetSpec
+
+
+@tvm.transform.module_pass(opt_level=0, name="PackMatmul")
+class PackMatmul:
+    """Turn `matmul` into the computes that the matrix product rules schedule.
+
+        y = R.matmul(x, w)    =>    y = matmul_packed(x, packed w)    # w constant, (K, N)
+        y = R.matmul(a, b)    =>    y = batch_matmul(a, b)            # both known at run time
+
+    A transpose of the last two axes in front of `b` is taken into the product. Packed weights are
+    (N / panel, K, panel), zero-padded. float32 only; other types keep Relax's own legalization.
+    After FoldConstants, before LegalizeOps.
+    """
+
+    def __init__(self, target: TargetSpec) -> None:
+        self.target = target
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """Rewrite main."""
+        return _Rewriter(mod, self.target).run()
+
+
+class _Rewriter(GraphRewriter):
+    def __init__(self, mod: IRModule, target: TargetSpec) -> None:
+        super().__init__(mod)
+        self.target = target
+
+    def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
+        if op_name(call) != "relax.matmul" or str(old.ty.dtype) != "float32":
+            return None
+        a, b = call.args
+        ranks = [len(arg.ty.shape.values) for arg in (a, b)]
+        if min(ranks) < 2 or any(str(arg.ty.dtype) != "float32" for arg in (a, b)):
+            return None
+        weights = self.constant(b)
+        if weights is not None and ranks[1] == 2:
+            packed = matmul.pack_matmul_weight(weights, False, self.target)
+            columns = weights.shape[1]
+            made = self.builder.call_te(
+                matmul.matmul_packed, a, relax.const(packed, "float32"), n=columns
+            )
+            return self.emit(made, name)
+        return self.run_time_product(a, b, ranks, name)
+
+    def run_time_product(self, a: Expr, b: Expr, ranks: list[int], name: str) -> Expr | None:
+        batch_a, batch_b = (arg.ty.shape.values[:-2] for arg in (a, b))
+        if ranks[0] != ranks[1] or not tvm_ffi.structural_equal(batch_a, batch_b):
+            return None  # broadcast batches keep Relax's legalization
+        swapped = self.swaps_last_axes(b)
+        source = self.definition[b].args[0] if swapped else b
+
+        def product(left: te.Tensor, right: te.Tensor) -> te.Tensor:
+            return matmul.batch_matmul(left, right, False, swapped)
+
+        return self.emit(self.builder.call_te(product, a, source), name)
+
+    def swaps_last_axes(self, value: Expr) -> bool:
+        """Whether `value` is a transpose of its last two axes."""
+        made = self.definition.get(value)
+        if op_name(made) != "relax.permute_dims" or made.attrs.axes is None:
+            return False
+        rank = len(made.attrs.axes)
+        axes = [int(axis) % rank for axis in made.attrs.axes]
+        return axes == [*range(rank - 2), rank - 1, rank - 2]

@@ -1,0 +1,140 @@
+"""The walk that graph passes share: main, call by call, into a new main."""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import Call, Expr, GenericConst, IRModule
+
+
+class GraphRewriter:
+    """Rebuilds `main` binding by binding; a pass overrides `rewrite_call`.
+
+    Values keep their names, so that a kernel can be traced to the model's nodes through every
+    pass. Functions other than main stay; what becomes unused is left to DeadCodeElimination.
+    """
+
+    def __init__(self, mod: IRModule) -> None:
+        self.main = mod["main"]
+        others = {gv: func for gv, func in mod.functions_items() if gv.name_hint != "main"}
+        self.builder = relax.BlockBuilder(IRModule(others, attrs=mod.attrs))
+        self.replaced: dict[Expr, Expr] = {}
+        self.definition: dict[Expr, Expr] = {}
+        self.uses = _count_uses(self.main)
+        self.readers: dict[Expr, int] = {}
+        """How often main reads each new value under any of its old names."""
+
+    def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
+        """The new value of a call whose arguments are rewritten already; None keeps the call."""
+        raise NotImplementedError
+
+    def finish(self, value: Expr) -> Expr:
+        """A last chance to change an output value before main returns it."""
+        return value
+
+    def run(self) -> IRModule:
+        """The module with the new main."""
+        builder = self.builder
+        params = list(self.main.params)
+        with builder.function("main", params, attrs=dict(self.main.attrs or {})):
+            with builder.dataflow():
+                for block in self.main.body.blocks:
+                    for binding in block.bindings:
+                        new = self.bind(binding)
+                        self.replaced[binding.var] = new
+                        seen = self.readers.get(new, 0)
+                        self.readers[new] = seen + self.uses.get(binding.var, 0)
+                result = self.substitute(self.main.body.body)
+                result = builder.emit_output(self.finish_all(result))
+            builder.emit_func_output(result)
+        return builder.get()
+
+    def finish_all(self, result: Expr) -> Expr:
+        """Apply `finish` to each output."""
+        definition = self.definition.get(result, result)
+        if isinstance(definition, relax.Tuple):
+            return relax.Tuple([self.finish(field) for field in definition.fields])
+        return self.finish(result)
+
+    def bind(self, binding: relax.Binding) -> Expr:
+        """The new value of one binding."""
+        value = self.substitute(binding.value)
+        if isinstance(value, relax.Call):
+            new = self.rewrite_call(value, binding.var.name, binding.var)
+            if new is not None:
+                return new
+        return self.emit(value, binding.var.name)
+
+    def emit(self, value: Expr, name: str = "") -> Expr:
+        """Bind a value and remember its definition."""
+        if isinstance(value, (relax.Var, GenericConst)):
+            return value
+        var = self.builder.emit(value, name)
+        self.definition[var] = value
+        return var
+
+    def substitute(self, expr: Expr) -> Expr:
+        """The expression over new values."""
+        if isinstance(expr, relax.Var):
+            return self.replaced.get(expr, expr)
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.substitute(field) for field in expr.fields])
+        if isinstance(expr, relax.TupleGetItem):
+            return relax.TupleGetItem(self.substitute(expr.tuple_value), expr.index)
+        if isinstance(expr, relax.Call):
+            args = [self.substitute(arg) for arg in expr.args]
+            if all(new is old for new, old in zip(args, expr.args, strict=True)):
+                return expr
+            return relax.Call(expr.op, args, attrs=expr.attrs, ty_args=expr.ty_args)
+        return expr
+
+    def constant(self, expr: Expr) -> np.ndarray | None:
+        """The data of a constant, else None."""
+        return constant_array(expr) if isinstance(expr, GenericConst) else None
+
+
+def op_name(expr: Expr) -> str | None:
+    """`relax.nn.conv2d`, ... of an operator's call, else None."""
+    if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
+        return expr.op.name
+    return None
+
+
+def constant_array(expr: GenericConst) -> np.ndarray:
+    """A constant's data as an array, without a copy where NumPy has the type."""
+    try:
+        return np.from_dlpack(expr.value)
+    except (BufferError, RuntimeError, TypeError):
+        return expr.value.numpy()
+
+
+def static_shape(expr: Expr) -> tuple[int, ...] | None:
+    """The shape where every dimension is known, else None."""
+    shape = getattr(expr.ty, "shape", None)
+    if shape is None:
+        return None
+    dims = [int(dim) if isinstance(dim, tvm.tirx.IntImm) else None for dim in shape.values]
+    return None if None in dims else tuple(dims)
+
+
+def _count_uses(main: relax.Function) -> dict[Expr, int]:
+    uses: dict[Expr, int] = {}
+
+    def count(expr: Expr) -> None:
+        if isinstance(expr, relax.Var):
+            uses[expr] = uses.get(expr, 0) + 1
+        elif isinstance(expr, relax.Tuple):
+            for item in expr.fields:
+                count(item)
+        elif isinstance(expr, relax.TupleGetItem):
+            count(expr.tuple_value)
+        elif isinstance(expr, relax.Call):
+            for arg in expr.args:
+                count(arg)
+
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            count(binding.value)
+    count(main.body.body)
+    return uses

@@ -1,0 +1,48 @@
+"""The graph passes in order: imported Relax -> kernel calls in a straight line."""
+
+from __future__ import annotations
+
+import tvm
+from tvm.ir import IRModule
+from tvm.relax import transform as relax_transform
+
+from athanor.compiler.legalize import LEGALIZE
+from athanor.compiler.passes.block_layouts import BlockLayouts
+from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
+from athanor.compiler.passes.fold_constants import FoldConstants
+from athanor.compiler.passes.pack_matmul import PackMatmul
+from athanor.compiler.passes.simplify_views import SimplifyViews
+from athanor.targets import TargetSpec
+
+VIEWS = ["relax.reshape"]
+"""Operators that move no data: the host program gives them the memory of their input."""
+
+
+def graph_passes(target: TargetSpec) -> list[tvm.transform.Pass]:
+    """Every pass from the imported graph to fused prim_funcs."""
+    return [
+        # Phase 0: the graph as the importer left it -> canonical
+        relax_transform.CanonicalizeBindings(),
+        relax_transform.EliminateCommonSubexpr(),
+        FoldConstants(),
+        FoldChannelAffine(),
+        # Phase 1: layouts and packed weights, once weights are final
+        BlockLayouts(target),
+        PackMatmul(target),
+        SimplifyViews(),
+        FoldConstants(),
+        relax_transform.DeadCodeElimination(),
+        # Phase 2: operators -> prim_funcs
+        relax_transform.LegalizeOps(customize_legalize_map=LEGALIZE, skip_ops=VIEWS),
+        # Phase 3: fusion
+        relax_transform.AnnotateTIROpPattern(),
+        relax_transform.FuseOps(fuse_opt_level=2),
+        relax_transform.FuseTIR(),
+        relax_transform.DeadCodeElimination(),
+    ]
+
+
+def run_graph_passes(mod: IRModule, target: TargetSpec) -> IRModule:
+    """Apply `graph_passes`."""
+    with target.tvm:
+        return tvm.transform.Sequential(graph_passes(target))(mod)
