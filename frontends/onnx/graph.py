@@ -1,0 +1,151 @@
+"""The walk over a graph's nodes: each is folded at import or handed to its converter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from tvm import relax
+
+from athanor.errors import CompileError
+from athanor.frontends.onnx.fold import fold
+from athanor.frontends.onnx.known import Known, known, materialize
+from athanor.frontends.onnx.node import Node, parse_attributes
+from athanor.frontends.onnx.operators import Operators
+from athanor.frontends.onnx.shapes import identifier
+from athanor.frontends.onnx.tensor_data import to_array, to_constant
+
+_KNOWN_BYTES = 1 << 16  # weights up to this size are followed through shape computations
+
+
+class GraphConverter:
+    """Values by ONNX name while the nodes of a graph become Relax bindings.
+
+    A value is a relax expression, or Known elements that become an expression only when a
+    converter needs one; so a folded shape computation leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        builder: relax.BlockBuilder,
+        operators: Operators,
+        opsets: dict[str, int],
+        folder: Path | None,
+    ) -> None:
+        self.builder = builder
+        self.operators = operators
+        self.opsets = opsets
+        self.folder = folder
+        self._exprs: dict[str, relax.Expr] = {}
+        self._known: dict[str, Known] = {}
+        self._weights: dict[str, onnx.TensorProto] = {}
+
+    def define(self, name: str, value: relax.Expr | Known | np.ndarray) -> None:
+        """Bind an ONNX name."""
+        if isinstance(value, np.ndarray):
+            value = known(value)
+        if isinstance(value, Known):
+            self._known[name] = value
+        else:
+            self._exprs[name] = value
+
+    def define_weight(self, name: str, tensor: onnx.TensorProto) -> None:
+        """Bind an initializer; it is read when first used."""
+        self._weights[name] = tensor
+
+    def tensor(self, name: str) -> relax.Expr:
+        """The value of an ONNX name as a relax expression."""
+        if name not in self._exprs:
+            if name in self._known:
+                self._exprs[name] = materialize(self._known[name], self.builder)
+            elif name in self._weights:
+                self._exprs[name] = to_constant(self._weights[name], self.folder)
+            else:
+                raise CompileError(f"value {name!r} is used before it is defined")
+        return self._exprs[name]
+
+    def known(self, name: str) -> Known | None:
+        """The value's elements where they are known at import and few, else None."""
+        if name not in self._known and name in self._weights:
+            weight = self._weights[name]
+            if _element_count(weight) * 8 <= _KNOWN_BYTES:
+                self._known[name] = known(to_array(weight, self.folder))
+        return self._known.get(name)
+
+    def convert(self, protos: Iterable[onnx.NodeProto]) -> None:
+        """Convert nodes in order; their outputs become defined names."""
+        for proto in protos:
+            self._convert_node(proto)
+
+    def _convert_node(self, proto: onnx.NodeProto) -> None:
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        node = Node(
+            op=proto.op_type,
+            domain=domain,
+            opset=self.opsets[domain],
+            name=proto.name or (proto.output[0] if proto.output else ""),
+            attributes=parse_attributes(proto),
+            known=[self.known(name) if name else None for name in proto.input],
+            outputs=list(proto.output),
+        )
+        folded = fold(node, [self.known_shape(name) for name in proto.input])
+        if folded is not None:
+            self._define_outputs(node, folded)
+            return
+        converter = self.operators.find(domain, node.op, node.opset)
+        assert converter is not None, f"{node.place} was not checked before conversion"
+        inputs = [self.tensor(name) if name else None for name in proto.input]
+        try:
+            result = converter(node, inputs, self.builder)
+        except CompileError:
+            raise
+        except Exception as error:
+            # Relax refuses a call whose operands do not fit: the model's fault, named by node.
+            first = str(error).strip().splitlines()
+            raise CompileError(
+                f"{node.place}: {first[-1] if first else type(error).__name__}"
+            ) from error
+        self._define_outputs(node, result)
+
+    def known_shape(self, name: str) -> list[Any] | None:
+        """The dimensions of a value without making a tensor of it; None for an absent input."""
+        if not name:
+            return None
+        if name in self._exprs:
+            return list(self._exprs[name].ty.shape.values)
+        if name in self._known:
+            return list(self._known[name].shape)
+        if name in self._weights:
+            return list(self._weights[name].dims)
+        raise CompileError(f"value {name!r} is used before it is defined")
+
+    def _define_outputs(self, node: Node, result: Any) -> None:
+        results: Sequence[Any] = result if isinstance(result, (tuple, list)) else [result]
+        if isinstance(result, relax.Tuple):
+            results = list(result.fields)
+        for name, value in zip(node.outputs, results, strict=False):
+            if not name:
+                continue
+            if isinstance(value, (np.ndarray, Known)):
+                self.define(name, value)
+            elif value is not None:
+                self.define(name, self._named(value, name))
+        missing = [name for name in node.outputs[len(results) :] if name]
+        if missing:
+            raise node.error(f"output {missing[0]!r} is not supported")
+
+    def _named(self, value: relax.Expr, name: str) -> relax.Expr:
+        """Emit the converter's last expression under the ONNX value's name."""
+        if isinstance(value, relax.Var) or not isinstance(value, relax.Call):
+            return self.builder.normalize(value)
+        return self.builder.emit(value, name_hint=identifier(name))
+
+
+def _element_count(tensor: onnx.TensorProto) -> int:
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+    return count

@@ -1,0 +1,91 @@
+"""import_model(): an ONNX model to a Relax module, or one error with everything unsupported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import tvm
+from tvm import relax
+
+from athanor.errors import CompileError
+from athanor.frontends.onnx.functions import inline_functions
+from athanor.frontends.onnx.graph import GraphConverter
+from athanor.frontends.onnx.model_file import read_model
+from athanor.frontends.onnx.operators import Converter, Operators, canonical_domain
+from athanor.frontends.onnx.ops import CONVERTERS
+from athanor.frontends.onnx.shapes import (
+    Symbols,
+    TensorSpec,
+    input_dtype,
+    input_shapes,
+    output_spec,
+    relax_input,
+)
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model in Relax: `mod["main"]` takes the inputs in order and returns a tuple of outputs.
+
+    `symbols` names the symbolic dimensions; the same name is the same variable in every shape.
+    `source_sha256` is the hash of the model file (of the serialized proto, for a ModelProto).
+    """
+
+    mod: tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    symbols: tuple[str, ...]
+    source_sha256: str
+    opsets: dict[str, int]
+
+
+def import_model(
+    model: str | Path | bytes | onnx.ModelProto,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    operators: Mapping[tuple[str, str, int], Converter] | None = None,
+) -> ImportedModel:
+    """Import an ONNX model: logical shapes, ordinary Relax operators, weights as constants.
+
+    `shapes` fixes or names dimensions of inputs, e.g. {"input_ids": ["batch", 128]}.
+    `operators` adds converters, keyed (domain, operator, since_opset); they come before ours.
+    Raises CompileError for a broken model and for one that has unsupported operators; the
+    message lists all of these with node name, domain and opset.
+    """
+    source = read_model(model)
+    table = Operators({**CONVERTERS, **dict(operators or {})})
+    skeleton = inline_functions(source.skeleton, table)
+    opsets = {canonical_domain(entry.domain): entry.version for entry in skeleton.opset_import}
+    table.check(skeleton.graph, opsets)
+
+    graph_inputs = [value for value in skeleton.graph.input if value.name not in source.weights]
+    symbols = Symbols()
+    dims = input_shapes(graph_inputs, shapes)
+    builder = relax.BlockBuilder()
+    converter = GraphConverter(builder, table, opsets, source.folder)
+    inputs: list[TensorSpec] = []
+    params: list[relax.Expr] = []
+    for value in graph_inputs:
+        dtype = input_dtype(value)
+        params.append(relax_input(value.name, dims[value.name], dtype, symbols))
+        inputs.append(TensorSpec(value.name, dtype, tuple(dims[value.name])))
+        converter.define(value.name, params[-1])
+    for name, tensor in source.weights.items():
+        converter.define_weight(name, tensor)
+
+    with builder.function("main", params):
+        with builder.dataflow():
+            converter.convert(skeleton.graph.node)
+            results = [converter.tensor(value.name) for value in skeleton.graph.output]
+            output = builder.emit_output(relax.Tuple(results))
+        builder.emit_func_output(output)
+    mod = relax.transform.DeadCodeElimination()(builder.finalize())
+    outputs = tuple(
+        output_spec(value.name, result, symbols)
+        for value, result in zip(skeleton.graph.output, results, strict=True)
+    )
+    if not outputs:
+        raise CompileError("the model's graph has no output")
+    return ImportedModel(mod, tuple(inputs), outputs, symbols.names, source.sha256, opsets)

@@ -1,0 +1,149 @@
+"""Reading and checking an ONNX model; every way it can be broken is a CompileError.
+
+The weights are kept apart from the graph: what is checked, and where functions are inlined, is a
+skeleton in which every large initializer is a graph input of the same type. So a model of several
+gigabytes is never copied or serialized again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from athanor.errors import CompileError
+
+_SMALL_BYTES = 1024  # initializers up to this size (shapes, axes, scalars) stay in the skeleton
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A checked model: graph without its weights, the weights, and where they lie.
+
+    `weights` has every initializer by name. `folder` resolves external data; None when the model
+    came as bytes or as a ModelProto without a path.
+    """
+
+    skeleton: onnx.ModelProto
+    weights: dict[str, onnx.TensorProto]
+    folder: Path | None
+    sha256: str
+
+
+def read_model(model: str | Path | bytes | onnx.ModelProto) -> SourceModel:
+    """Read, parse and check a model.
+
+    Raises CompileError when the file is missing, no ONNX model, cut short, or fails the checker.
+    """
+    folder = None
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        data, origin, folder = _read_file(path), f"'{path}'", path.resolve().parent
+    elif isinstance(model, (bytes, bytearray, memoryview)):
+        data, origin = bytes(model), "the model bytes"
+    elif isinstance(model, onnx.ModelProto):
+        digest = hashlib.sha256(_serialized(model)).hexdigest()
+        skeleton, weights = _split_weights(model)
+        _check(skeleton, "the model")
+        return SourceModel(skeleton, weights, None, digest)
+    else:
+        raise CompileError(
+            f"model is a {type(model).__name__}; expected a path, bytes or onnx.ModelProto"
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    proto = _parse(data, origin)
+    skeleton, weights = _split_weights(proto)
+    _check(skeleton, origin)
+    return SourceModel(skeleton, weights, folder, digest)
+
+
+def _read_file(path: Path) -> bytes:
+    if path.is_dir():
+        raise CompileError(f"'{path}' is a directory; expected an ONNX file")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CompileError(f"'{path}' does not exist") from None
+    except OSError as error:
+        raise CompileError(f"'{path}' can't be read: {error.strerror}") from error
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    try:
+        return model.SerializeToString(deterministic=True)
+    except ValueError as error:  # protobuf's limit of 2 GiB
+        raise CompileError(
+            f"the ModelProto can't be serialized ({error}); save it with external data and "
+            "compile the file"
+        ) from error
+
+
+def _parse(data: bytes, origin: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise CompileError(
+            f"{origin} is not an ONNX model or is cut short ({len(data)} bytes: {error})"
+        ) from error
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise CompileError(
+            f"{origin} is not an ONNX model: it has no graph or no ir_version ({len(data)} bytes)"
+        )
+    return proto
+
+
+def _split_weights(
+    model: onnx.ModelProto,
+) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """The model without large initializers, and all initializers; `model` stays as it is."""
+    graph = model.graph
+    weights: dict[str, onnx.TensorProto] = {}
+    for tensor in graph.initializer:
+        if tensor.name in weights:
+            raise CompileError(f"initializer {tensor.name!r} is defined twice")
+        weights[tensor.name] = tensor
+    if graph.sparse_initializer:
+        names = ", ".join(repr(sparse.values.name) for sparse in graph.sparse_initializer)
+        raise CompileError(f"sparse initializers are not supported: {names}; store them dense")
+
+    skeleton = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            continue
+        if isinstance(value, (int, str, bytes)):
+            setattr(skeleton, field.name, value)
+        else:
+            getattr(skeleton, field.name).MergeFrom(value)
+    for field, value in graph.ListFields():
+        if field.name == "initializer":
+            continue
+        if isinstance(value, (str, bytes)):
+            setattr(skeleton.graph, field.name, value)
+        else:
+            getattr(skeleton.graph, field.name).MergeFrom(value)
+    declared = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if _is_small(tensor):
+            skeleton.graph.initializer.add().CopyFrom(tensor)
+        elif tensor.name not in declared:
+            skeleton.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return skeleton, weights
+
+
+def _is_small(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return False
+    return tensor.ByteSize() <= _SMALL_BYTES
+
+
+def _check(skeleton: onnx.ModelProto, origin: str) -> None:
+    try:
+        onnx.checker.check_model(skeleton)
+    except onnx.checker.ValidationError as error:
+        raise CompileError(f"{origin} fails the ONNX checker: {error}") from error

@@ -1,0 +1,72 @@
+"""Finding the converter of a node, and listing everything that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import onnx
+
+from athanor.errors import CompileError
+
+# def converter(node, inputs, builder) -> relax.Expr | Known | numpy.ndarray | tuple of these;
+# a Known or an array is a result that needs no kernel
+Converter = Callable[..., Any]
+
+
+class Operators:
+    """A converter table: (domain, operator, since_opset) -> converter."""
+
+    def __init__(self, table: Mapping[tuple[str, str, int], Converter]) -> None:
+        self._versions: dict[tuple[str, str], list[tuple[int, Converter]]] = {}
+        for (domain, op, since), converter in sorted(table.items(), key=lambda item: item[0]):
+            key = (canonical_domain(domain), op)
+            self._versions.setdefault(key, []).append((since, converter))
+
+    def find(self, domain: str, op: str, opset: int) -> Converter | None:
+        """The converter with the largest since_opset <= opset, or None."""
+        versions = self._versions.get((canonical_domain(domain), op), [])
+        return next((c for since, c in reversed(versions) if since <= opset), None)
+
+    def walk(self, graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+        """Every node of the graph and of the graphs in its attributes."""
+        for node in graph.node:
+            yield node
+            for attribute in node.attribute:
+                for inner in (*attribute.graphs, attribute.g):
+                    yield from self.walk(inner)
+
+    def check(self, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
+        """Raise one CompileError that lists every node without a converter."""
+        lines: list[str] = []
+        for node in self.walk(graph):
+            domain = canonical_domain(node.domain)
+            if domain not in opsets:
+                lines.append(f"  {_label(node)}: the model imports no opset of domain {domain!r}")
+            elif self.find(domain, node.op_type, opsets[domain]) is None:
+                lines.append(f"  {_label(node)}, opset {opsets[domain]}: {self._hint(node)}")
+        if lines:
+            raise CompileError(f"unsupported operators ({len(lines)}):\n" + "\n".join(lines))
+
+    def _hint(self, node: onnx.NodeProto) -> str:
+        domain = canonical_domain(node.domain)
+        versions = self._versions.get((domain, node.op_type))
+        if versions:
+            return f"supported from opset {versions[0][0]}; convert the model to a newer opset"
+        if domain == "":
+            return "no converter; export the model without it"
+        return (
+            f'no converter for domain {domain!r}; pass operators={{("{domain}", '
+            f'"{node.op_type}", 1): converter}}'
+        )
+
+
+def canonical_domain(domain: str) -> str:
+    """The domain's one spelling: `ai.onnx` is the default domain ""."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def _label(node: onnx.NodeProto) -> str:
+    operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+    name = node.name or (node.output[0] if node.output else "")
+    return f"{operator} {name!r}"

@@ -1,0 +1,234 @@
+"""Arithmetic, comparison and logic, element by element with NumPy's broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax, te, tirx
+
+from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.tensors import (
+    cast,
+    compute,
+    dtype_of,
+    is_float,
+    rank_of,
+    reshape,
+    scalar,
+    shape_of,
+)
+
+R = relax.op
+Inputs = list[relax.Expr]
+Builder = relax.BlockBuilder
+
+
+def unary(operator: Callable[[relax.Expr], relax.Expr]) -> Callable[..., relax.Expr]:
+    """A converter for `y = operator(x)`, x of any shape, y of x's shape and dtype."""
+
+    def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+        return operator(inputs[0])
+
+    return converter
+
+
+def binary(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Callable[..., relax.Expr]:
+    """A converter for `y = operator(a, b)` with a and b broadcast to each other."""
+
+    def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+        return operator(*legacy_broadcast(node, inputs, builder))
+
+    return converter
+
+
+def legacy_broadcast(node: Node, inputs: Inputs, builder: Builder) -> Inputs:
+    """Opset 6 and older: with broadcast=1, b's dims align with a's from `axis` on."""
+    if node.opset >= 7 or not node.int("broadcast", 0) or not node.has("axis"):
+        return inputs
+    rank, other = rank_of(inputs[0]), shape_of(inputs[1])
+    axis = node.axis("axis", rank)
+    trailing = rank - axis - len(other)
+    if trailing < 0:
+        raise node.error(f"axis={axis} leaves no room for the rank-{len(other)} second input")
+    return [inputs[0], reshape(inputs[1], other + [1] * trailing, builder)]
+
+
+def variadic(operator: Callable[..., relax.Expr]) -> Callable[..., relax.Expr]:
+    """A converter that folds `operator` over one or more inputs, from the left."""
+
+    def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+        result = inputs[0]
+        for value in inputs[1:]:
+            result = builder.emit(operator(result, value))
+        return result
+
+    return converter
+
+
+def mean(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """The mean of the inputs, broadcast to each other.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Mean.html
+    """
+    total = inputs[0]
+    for value in inputs[1:]:
+        total = builder.emit(R.add(total, value))
+    return R.divide(total, scalar(len(inputs), dtype_of(total)))
+
+
+def divide(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`a / b`; integers round toward zero.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Div.html
+    """
+    left, right = legacy_broadcast(node, inputs, builder)
+    if is_float(left):
+        return R.divide(left, right)
+    return broadcast_compute(builder, "divide", tirx.truncdiv, left, right)
+
+
+def modulo(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`a mod b`: the sign of b (Python), or of a with fmod=1 (C); floats need fmod=1.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Mod.html
+    """
+    fmod = node.int("fmod", 0)
+    if is_float(inputs[0]) and not fmod:
+        raise node.error("fmod=0 with float inputs; the standard asks for fmod=1")
+    if not fmod:
+        return broadcast_compute(builder, "modulo", tirx.floormod, *inputs)
+    function = tirx.fmod if is_float(inputs[0]) else tirx.truncmod
+    return broadcast_compute(builder, "fmod", function, *inputs)
+
+
+def power(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`a ** b` in a's type; b may have another type.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Pow.html
+    """
+    base, exponent = legacy_broadcast(node, inputs, builder)
+    known = node.known[1]
+    if known is not None and known.is_constant and known.elements.size == 1:
+        value = known.elements.item()
+        fits = all(d == 1 for d in known.shape) and len(known.shape) <= rank_of(base)
+        if value == 1 and fits:
+            return base
+        if value == 2 and fits:
+            return R.multiply(base, base)
+        if value == 3 and fits:
+            return R.multiply(builder.emit(R.multiply(base, base)), base)
+        if value == 0.5 and fits and is_float(base):
+            return R.sqrt(base)
+    dtype = dtype_of(base)
+    # integers go through float64: exact below 2**53
+    wide = dtype if is_float(base) else "float64"
+    result = R.power(cast(base, wide, builder), cast(exponent, wide, builder))
+    return cast(builder.emit(result), dtype, builder)
+
+
+def bit_shift(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`a << b` or `a >> b` on unsigned integers; shifting out every bit gives 0.
+
+    Source: https://onnx.ai/onnx/operators/onnx__BitShift.html
+    """
+    direction = node.string("direction")
+    if direction not in ("LEFT", "RIGHT"):
+        raise node.error(f"direction={direction!r} is neither LEFT nor RIGHT")
+    bits = inputs[0].ty.dtype.bits
+
+    def shift(value: Any, count: Any) -> Any:
+        shifted = (value << count) if direction == "LEFT" else (value >> count)
+        zero = tirx.const(0, value.ty.dtype)
+        return tirx.Select(count < tirx.const(bits, count.ty.dtype), shifted, zero)
+
+    return broadcast_compute(builder, "bit_shift", shift, *inputs)
+
+
+def where(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`condition ? a : b`, all three broadcast.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Where.html
+    """
+    return R.where(*inputs)
+
+
+def maximum(left: relax.Expr, right: relax.Expr) -> relax.Expr:
+    """The larger; NaN is passed on only for floats through `nan_extremum`."""
+    return R.maximum(left, right)
+
+
+def extremum(largest: bool) -> Callable[..., relax.Expr]:
+    """A converter for Max or Min over one or more inputs; a NaN wins.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Max.html
+    """
+
+    def choose(left: Any, right: Any) -> Any:
+        better = left > right if largest else left < right
+        # TVM's max and min drop a NaN on one side; ONNX passes it on
+        return tirx.Select(tirx.any(better, tirx.isnan(left)), left, right)
+
+    def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+        result = inputs[0]
+        for value in inputs[1:]:
+            if is_float(result):
+                name = "maximum" if largest else "minimum"
+                result = broadcast_compute(builder, name, choose, result, value)
+            else:
+                result = builder.emit((R.maximum if largest else R.minimum)(result, value))
+        return result
+
+    return converter
+
+
+def broadcast_compute(
+    builder: Builder, name: str, function: Callable[[Any, Any], Any], *inputs: relax.Expr
+) -> relax.Expr:
+    """Emit `function(a, b)` over the broadcast elements as one kernel."""
+    shape = broadcast_shape([shape_of(value) for value in inputs])
+
+    def kernel(*arguments: Any) -> te.Tensor:
+        tensors, dims = arguments[:-1], arguments[-1]
+
+        def element(*indices: Any) -> Any:
+            operands = []
+            for tensor in tensors:
+                own = indices[len(indices) - len(tensor.shape) :]
+                operands.append(
+                    tensor(
+                        *(
+                            0 if _is_one(d) and not _is_one(full) else i
+                            for i, d, full in zip(
+                                own, tensor.shape, dims[len(dims) - len(own) :], strict=True
+                            )
+                        )
+                    )
+                )
+            return function(*operands)
+
+        return te.compute(tuple(dims), element, name=name)
+
+    return compute(builder, name, kernel, *inputs, relax.ShapeExpr(shape))
+
+
+def broadcast_shape(shapes: list[list[Any]]) -> list[Any]:
+    """NumPy's broadcasting; a symbolic dimension is taken to be equal to its partner."""
+    rank = max(len(shape) for shape in shapes)
+    result: list[Any] = []
+    for position in range(rank):
+        best: Any = 1
+        for shape in shapes:
+            index = position - rank + len(shape)
+            if (
+                index >= 0
+                and not _is_one(shape[index])
+                and (_is_one(best) or not isinstance(best, int))
+            ):
+                best = shape[index]
+        result.append(best)
+    return result
+
+
+def _is_one(dim: Any) -> bool:
+    return isinstance(dim, (int, tirx.IntImm)) and int(dim) == 1

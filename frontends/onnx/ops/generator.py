@@ -1,0 +1,59 @@
+"""Operators that make tensors out of nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from tvm import relax
+
+from athanor.frontends.onnx.known import is_symbolic, product
+from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.tensor_data import to_array
+from athanor.frontends.onnx.tensors import scalar
+
+R = relax.op
+Inputs = list[relax.Expr]
+Builder = relax.BlockBuilder
+
+# A constant that is filled at import: ONNX Runtime folds these too, and weights given this way
+# (the light_* models of the onnx package) have to be packed at compile time.
+_MAX_FILL_BYTES = 1 << 30
+
+
+def constant_value(node: Node, inputs: Inputs, builder: Builder) -> np.ndarray:
+    """The tensor or number in the node's one attribute.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Constant.html
+    """
+    if node.has("value"):
+        return to_array(node.attributes["value"], None)
+    kinds = {"value_float": np.float32, "value_floats": np.float32}
+    kinds |= {"value_int": np.int64, "value_ints": np.int64}
+    for name, dtype in kinds.items():
+        if node.has(name):
+            return np.array(node.attributes[name], dtype=dtype)
+    raise node.error(f"the attribute {', '.join(node.attributes) or 'value'} is not supported")
+
+
+def constant_of_shape(node: Node, inputs: Inputs, builder: Builder) -> Any:
+    """A tensor of the shape in input 0, filled with `value` (default float32 0).
+
+    Source: https://onnx.ai/onnx/operators/onnx__ConstantOfShape.html
+    """
+    fill = np.zeros(1, np.float32)
+    if node.has("value"):
+        value: onnx.TensorProto = node.attributes["value"]
+        fill = to_array(value, None)
+    if fill.size != 1:
+        raise node.error(f"value has {fill.size} elements, expected 1")
+    shape = node.elements(0, "shape")
+    if any(not is_symbolic(dim) and dim < 0 for dim in shape):
+        raise node.error(f"shape={shape} has a negative dimension")
+    if all(not is_symbolic(dim) for dim in shape):
+        if product(shape) * fill.dtype.itemsize <= _MAX_FILL_BYTES:
+            return np.full(shape, fill.reshape(())[()], dtype=fill.dtype)
+        raise node.error(f"shape={shape} is over the limit of {_MAX_FILL_BYTES} bytes")
+    dtype = str(fill.dtype)
+    return R.full(relax.ShapeExpr(shape), scalar(fill.item(), dtype), dtype)

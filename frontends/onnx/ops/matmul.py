@@ -1,0 +1,46 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from tvm import relax
+
+from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.tensors import dtype_of, rank_of, scalar
+
+R = relax.op
+Inputs = list[relax.Expr]
+Builder = relax.BlockBuilder
+
+
+def matmul(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """NumPy's matmul: the last two dims multiply, the others broadcast.
+
+    Source: https://onnx.ai/onnx/operators/onnx__MatMul.html
+    """
+    return R.matmul(inputs[0], inputs[1])
+
+
+def gemm(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`alpha * A' @ B' + beta * C`; C is optional and broadcasts to (M, N).
+
+    Source: https://onnx.ai/onnx/operators/onnx__Gemm.html
+    """
+    a, b = inputs[0], inputs[1]
+    for operand, what in ((a, "A"), (b, "B")):
+        if rank_of(operand) != 2:
+            raise node.error(f"{what} has rank {rank_of(operand)}, expected 2")
+    if node.int("transA", 0):  # A is (K, M)
+        a = builder.emit(R.permute_dims(a))
+    if node.int("transB", 0):  # B is (N, K)
+        b = builder.emit(R.permute_dims(b))
+    result = R.matmul(a, b)
+    dtype = dtype_of(inputs[0])
+    alpha, beta = node.float("alpha", 1.0), node.float("beta", 1.0)
+    if alpha != 1.0:
+        result = R.multiply(builder.emit(result), scalar(alpha, dtype))
+    if not node.has_input(2, inputs) or beta == 0.0:
+        return result
+    c = inputs[2]
+    if beta != 1.0:
+        c = builder.emit(R.multiply(c, scalar(beta, dtype)))
+    return R.add(builder.emit(result), c)

@@ -1,0 +1,154 @@
+"""Graph inputs to relax variables: element types, symbolic dimensions and the user's shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import tvm
+from tvm import relax, tirx
+
+from athanor.errors import CompileError
+from athanor.frontends.onnx.known import is_symbolic
+from athanor.frontends.onnx.tensor_data import np_dtype_of
+
+_MAX_DIM = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of the model: symbolic dimensions by name, or as an expression's text."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class Symbols:
+    """The symbolic dimensions of one model: one variable per name, everywhere."""
+
+    def __init__(self) -> None:
+        self._vars: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._vars:
+            self._vars[name] = tirx.Var(identifier(name), "int64")
+        return self._vars[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names asked for, in order of first use."""
+        return tuple(self._vars)
+
+    def name_of(self, dim: Any) -> int | str:
+        """An int, a symbol's own name, or the text of an expression over symbols."""
+        if not is_symbolic(dim):
+            return int(dim)
+        for name, var in self._vars.items():
+            if var.same_as(dim):
+                return name
+        text = re.sub(r"T\.int64\((-?\d+)\)", r"\1", str(dim))
+        return text.replace("T.", "")
+
+
+def identifier(name: str) -> str:
+    """An ONNX name as a name that TVM's printer and C accept."""
+    text = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_")
+    return text if text and not text[0].isdigit() else f"v_{text}"
+
+
+def input_shapes(
+    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int | str]] | None
+) -> dict[str, list[int | str]]:
+    """Each input's dimensions after the user's `shapes`: ints and symbol names.
+
+    Where `shapes` fixes an input's named dimension, the same name is fixed in every other input.
+    """
+    shapes = dict(shapes or {})
+    names = [value.name for value in inputs]
+    for name in shapes:
+        if name not in names:
+            raise CompileError(f"shapes: the model has no input {name!r}; it has {names}")
+    declared = {value.name: _declared_dims(value, shapes) for value in inputs}
+    renamed: dict[str, int | str] = {}
+    for name, given in shapes.items():
+        for have, wanted in zip(declared[name], given, strict=True):
+            _check_dim(name, have, wanted)
+            if isinstance(have, str) and renamed.setdefault(have, wanted) != wanted:
+                raise CompileError(
+                    f"shapes: input {name!r} sets dimension {have!r} to {wanted!r}, "
+                    f"another input to {renamed[have]!r}"
+                )
+    return {name: [renamed.get(d, d) for d in dims] for name, dims in declared.items()}
+
+
+def _declared_dims(
+    value: onnx.ValueInfoProto, shapes: Mapping[str, Sequence[int | str]]
+) -> list[int | str]:
+    tensor = value.type.tensor_type
+    given = shapes.get(value.name)
+    if not tensor.HasField("shape"):
+        if given is None:
+            raise CompileError(
+                f"input {value.name!r} has no rank; give its shape: "
+                f'shapes={{"{value.name}": [...]}}'
+            )
+        return [f"{identifier(value.name)}_d{i}" for i in range(len(given))]
+    dims: list[int | str] = []
+    for index, dim in enumerate(tensor.shape.dim):
+        if dim.HasField("dim_value"):
+            if not 0 <= dim.dim_value <= _MAX_DIM:
+                raise CompileError(f"input {value.name!r}: dimension {index} is {dim.dim_value}")
+            dims.append(dim.dim_value)
+        else:
+            dims.append(dim.dim_param or f"{identifier(value.name)}_d{index}")
+    if given is not None and len(given) != len(dims):
+        raise CompileError(
+            f"shapes: input {value.name!r} has rank {len(dims)} {dims}; {list(given)} was given"
+        )
+    return dims
+
+
+def _check_dim(name: str, have: int | str, wanted: int | str) -> None:
+    if isinstance(wanted, str):
+        if not wanted.isidentifier():
+            raise CompileError(f"shapes: input {name!r}: {wanted!r} is no name for a dimension")
+        if isinstance(have, int):
+            raise CompileError(
+                f"shapes: input {name!r} has the fixed dimension {have}, not {wanted!r}"
+            )
+    elif not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 0:
+        raise CompileError(f"shapes: input {name!r}: {wanted!r} is no dimension")
+    elif isinstance(have, int) and have != wanted:
+        raise CompileError(f"shapes: input {name!r} has dimension {have}, not {wanted}")
+
+
+def input_dtype(value: onnx.ValueInfoProto) -> str:
+    """The element type of a graph input; CompileError where Relax has no such tensor."""
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise CompileError(f"input {value.name!r} is a {kind}; only tensors are supported")
+    elem_type = value.type.tensor_type.elem_type
+    dtype = np_dtype_of(elem_type, f"input {value.name!r}")
+    if dtype == object or dtype.kind in "cSU" or dtype.name in _SUB_BYTE:
+        name = onnx.TensorProto.DataType.Name(elem_type).lower()
+        raise CompileError(f"input {value.name!r} has element type {name}; it is not supported")
+    return dtype.name
+
+
+_SUB_BYTE = ("int4", "uint4", "int2", "uint2", "float4_e2m1fn")
+
+
+def relax_input(name: str, dims: Sequence[int | str], dtype: str, symbols: Symbols) -> tvm.ir.Var:
+    """The parameter of relax `main` for one graph input."""
+    shape = [symbols[dim] if isinstance(dim, str) else dim for dim in dims]
+    return relax.Var(identifier(name), relax.TensorType(shape, dtype))
+
+
+def output_spec(name: str, expr: relax.Expr, symbols: Symbols) -> TensorSpec:
+    """The spec of one output as Relax deduced it."""
+    dims = tuple(symbols.name_of(dim) for dim in expr.ty.shape.values)
+    return TensorSpec(name, str(expr.ty.dtype), dims)

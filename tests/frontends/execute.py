@@ -1,0 +1,50 @@
+"""Runs an ONNX model through the importer; the one place that knows how."""
+
+import numpy as np
+import onnx
+import tvm
+from tvm import relax
+
+from athanor.frontends.onnx.importer import import_model
+
+
+def run(model, inputs):
+    """The outputs, in order, of `model` on arrays given in the order of its inputs."""
+    imported = import_model(model)
+    executable = tvm.compile(imported.mod, target="llvm")
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    arguments = [tvm.runtime.tensor(np.ascontiguousarray(x).reshape(np.shape(x))) for x in inputs]
+    return [result.numpy() for result in machine["main"](*arguments)]
+
+
+def one_node(op, inputs, outputs=1, opset=22, domain="", constants=(), shapes=None, **attributes):
+    """A model of one node: `inputs` are arrays or None, those in `constants` initializers.
+
+    `shapes` replaces the declared shape of an input by index, e.g. {0: ["batch", 4]}.
+    """
+    names = [f"x{i}" if x is not None else "" for i, x in enumerate(inputs)]
+    results = [f"y{i}" for i in range(outputs)]
+    node = onnx.helper.make_node(op, names, results, name="node", domain=domain, **attributes)
+    graph = onnx.helper.make_graph([node], "g", [], [onnx.ValueInfoProto(name=n) for n in results])
+    for index, (name, x) in enumerate(zip(names, inputs, strict=True)):
+        if x is None:
+            continue
+        if index in constants:
+            graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(x), name))
+        else:
+            kind = onnx.helper.np_dtype_to_tensor_dtype(np.asarray(x).dtype)
+            shape = (shapes or {}).get(index, np.shape(x))
+            graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    if domain:
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    return inferred(model)
+
+
+def inferred(model):
+    """The model with the types of its outputs filled in."""
+    full = onnx.shape_inference.infer_shapes(model, strict_mode=False)
+    for value in full.graph.output:
+        if not value.type.WhichOneof("value"):
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return full
