@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import onnx
-from tvm import tirx
 
 from athanor.compiler.artifact import Artifact
 from athanor.compiler.host import Signature, print_host
+from athanor.compiler.kernels import compile_kernels
 from athanor.compiler.link import compile_host, link_shared
 from athanor.compiler.memory import plan_memory
 from athanor.compiler.metadata import describe
 from athanor.compiler.pipeline import run_graph_passes
-from athanor.compiler.program import Program, extract_program
+from athanor.compiler.program import extract_program
 from athanor.compiler.weights import weight_bytes
-from athanor.frontends.onnx.importer import import_model
+from athanor.errors import CompileError
+from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.runtime.footer import append_payload
 from athanor.targets import TargetSpec, find_target
-from athanor.targets.codegen import build_kernels, lower_kernel
-from athanor.targets.rules import schedule
 
 WEIGHTS_BESIDE_BYTES = 1_500_000_000
 """Above this, weights go to a file beside the library: tools that map or copy whole libraries
 still meet their 2 GB limits in many places."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, and how much of it is done of how much."""
 
 
 def compile(
@@ -38,6 +40,8 @@ def compile(
     *,
     operators: Mapping[tuple[str, str, int], Any] | None = None,
     weights_beside: bool | None = None,
+    keep_ir: bool = False,
+    on_progress: Progress | None = None,
 ) -> Artifact:
     """An ONNX model -> one self-contained shared library.
 
@@ -45,13 +49,33 @@ def compile(
     shapes: sizes or names for the dimensions of inputs, {"ids": ["batch", 128]}.
     database: folder of tuning records. operators: converters for operators of your own,
     {(domain, operator, since_opset): converter}. weights_beside: weights in a file of their own,
-    `<artifact>.weights`; by itself only past 1.5 GB.
+    `<artifact>.weights`; by itself only past 1.5 GB. keep_ir: keep every kernel's TIR, LLVM IR and
+    assembly in the metadata. on_progress: called with (stage, done, total).
 
     Raises CompileError, with every reason at once, where the model or an option can't be compiled.
     """
     spec = find_target(target)
+    if database is not None:
+        raise CompileError(
+            f"database={str(database)!r}: tuning records can't be read yet; leave it out"
+        )
+    report = on_progress or _silent
+    report("import", 0, 1)
     imported = import_model(model, shapes, operators)
-    program = extract_program(run_graph_passes(imported.mod, spec))
+    return build_artifact(imported, spec, weights_beside, keep_ir, report)
+
+
+def build_artifact(
+    imported: ImportedModel,
+    target: TargetSpec,
+    weights_beside: bool | None = None,
+    keep_ir: bool = False,
+    on_progress: Progress | None = None,
+) -> Artifact:
+    """An imported model, or a Relax module of your own in its place -> artifact."""
+    report = on_progress or _silent
+    report("optimize", 0, 1)
+    program = extract_program(run_graph_passes(imported.mod, target))
     plan = plan_memory(program)
     names = Signature(
         tuple(value.name for value in imported.inputs),
@@ -60,36 +84,25 @@ def compile(
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)
     with ThreadPoolExecutor() as pool:
-        host = pool.submit(compile_host, print_host(program, plan, names), work, spec)
-        objects, rules = _compile_kernels(program, spec, work, pool)
-        code = link_shared([host.result(), *objects], work, spec)
-    path = work / "model.so"
-    metadata = describe(imported, program, plan, spec, rules)
+        host = pool.submit(compile_host, print_host(program, plan, names), work, target)
+        kernels = compile_kernels(program.kernels, target, work, pool, keep_ir, report)
+        report("link", 0, 1)
+        code = link_shared([host.result(), *kernels.objects], work, target)
+    metadata = describe(imported, program, plan, target, kernels)
     if weights_beside is None:
         weights_beside = metadata["weights_bytes"] > WEIGHTS_BESIDE_BYTES
     append_payload(
         code,
         weight_bytes(program),
         metadata,
-        triple=spec.triple,
-        cpu_features=spec.cpu_features,
-        output=path,
+        triple=target.triple,
+        cpu_features=target.cpu_features,
+        output=work / "model.so",
         weights_beside=weights_beside,
     )
-    return Artifact(folder, path, metadata)
+    report("done", 1, 1)
+    return Artifact(folder, work / "model.so", metadata)
 
 
-def _compile_kernels(
-    program: Program, spec: TargetSpec, work: Path, pool: ThreadPoolExecutor
-) -> tuple[list[Path], dict[str, str]]:
-    """Object files of all kernels, and the rule that scheduled each."""
-    rules: dict[str, str] = {}
-    parts: list[dict[str, tirx.PrimFunc]] = [{} for _ in range(max(1, spec.cores))]
-    for number, (name, func) in enumerate(program.kernels.items()):
-        scheduled, rules[name] = schedule(func, spec)
-        parts[number % len(parts)][name] = lower_kernel(name, scheduled.mod["main"], spec)
-
-    def build(number: int) -> Path:
-        return build_kernels(parts[number], spec).save(work / f"kernels{number}.o")
-
-    return list(pool.map(build, [i for i, part in enumerate(parts) if part])), rules
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Report nothing."""

@@ -7,6 +7,7 @@ from typing import Any
 import tvm
 
 import athanor
+from athanor.compiler.kernels import CompiledKernels
 from athanor.compiler.memory import MemoryPlan
 from athanor.compiler.program import KernelCall, Program
 from athanor.compiler.weights import weight_offsets
@@ -19,14 +20,14 @@ def describe(
     program: Program,
     plan: MemoryPlan,
     target: TargetSpec,
-    rules: dict[str, str],
+    kernels: CompiledKernels,
 ) -> dict[str, Any]:
     """The metadata of an artifact; no time and no path, so that equal inputs give equal files."""
     calls: dict[str, list[str]] = {name: [] for name in program.kernels}
     for step in program.steps:
         if isinstance(step, KernelCall):
             calls[step.kernel].append(step.label)
-    return {
+    metadata = {
         "athanor": athanor.__version__,
         "tvm": tvm.__version__,
         "llvm": str(tvm.target.codegen.llvm_version_major()),
@@ -45,9 +46,13 @@ def describe(
         "arena_is_symbolic": bool(plan.slots),
         "weights_bytes": weight_offsets(program)[1],
         "kernels": [
-            {"name": name, "rule": rules[name], "calls": labels} for name, labels in calls.items()
+            {"name": name, "rule": kernels.rules[name], "calls": labels}
+            for name, labels in calls.items()
         ],
     }
+    if kernels.texts:
+        metadata["ir"] = kernels.texts
+    return metadata
 
 
 def _tensor(value: Any) -> dict[str, Any]:

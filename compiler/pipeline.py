@@ -10,12 +10,13 @@ from athanor.compiler.legalize import LEGALIZE
 from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
+from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.targets import TargetSpec
 
-VIEWS = ["relax.reshape"]
-"""Operators that move no data: the host program gives them the memory of their input."""
+VIEWS = ["relax.reshape", "relax.concat"]
+"""Operators that need no kernel: the program gives input and output the same memory."""
 
 
 def graph_passes(target: TargetSpec) -> list[tvm.transform.Pass]:
@@ -33,6 +34,7 @@ def graph_passes(target: TargetSpec) -> list[tvm.transform.Pass]:
         FoldConstants(),
         relax_transform.DeadCodeElimination(),
         # Phase 2: operators -> prim_funcs
+        LegalizeConcat(),
         relax_transform.LegalizeOps(customize_legalize_map=LEGALIZE, skip_ops=VIEWS),
         # Phase 3: fusion
         relax_transform.AnnotateTIROpPattern(),

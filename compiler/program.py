@@ -16,7 +16,11 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.ir import Expr, GenericConst, IRModule, PrimType, TupleType
 
+from athanor.compiler.passes.rewrite import constant_array
 from athanor.targets.codegen import symbolic_parameters
+
+_NAME_LIMIT = 80
+"""Characters of a kernel's name."""
 
 
 @dataclass(eq=False)
@@ -205,7 +209,7 @@ class _Extractor:
         A part that a kernel has just written moves into the whole; anything else is copied.
         """
         whole = _tensor(binding.var.name, binding.var.ty)
-        written = {id(t) for step in self.steps for t in step_writes(step)}
+        written = {id(t.root()[0]) for step in self.steps for t in step_writes(step)}
         offset = 0
         for part in self.value(binding.value.args[0]):
             root, inner = part.root()
@@ -224,20 +228,14 @@ class _Extractor:
         for known, name in self.kernel_names.get(key, []):
             if tvm_ffi.structural_equal(known, func):
                 return name
-        name, number = hint, 1
+        # Prefixed, for a kernel may be called `exp`; cut, for fusion strings names together.
+        name = stem = f"k_{hint}"[:_NAME_LIMIT]
+        number = 1
         while name in self.kernels:
-            name, number = f"{hint}_{number}", number + 1
+            name, number = f"{stem}_{number}", number + 1
         self.kernels[name] = func
         self.kernel_names.setdefault(key, []).append((func, name))
         return name
-
-
-def constant_array(expr: GenericConst) -> np.ndarray:
-    """A constant's data as an array, without a copy where NumPy has the type."""
-    try:
-        return np.from_dlpack(expr.value)
-    except (BufferError, RuntimeError, TypeError):
-        return expr.value.numpy()
 
 
 def _is_scalar(expr: Expr) -> bool:

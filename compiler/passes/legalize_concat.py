@@ -1,0 +1,44 @@
+"""Tell concatenations that need no kernel from those that do."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax, topi
+from tvm.ir import Call, Expr, IRModule
+
+from athanor.compiler.passes.rewrite import GraphRewriter, op_name, static_shape
+
+
+@tvm.transform.module_pass(opt_level=0, name="LegalizeConcat")
+class LegalizeConcat:
+    """Give a kernel to each `concat` whose parts do not lie one behind the other in the result.
+
+        z = R.concat((x, y), axis=1)   # (2, 3) and (2, 4)    =>    z = call_tir(concatenate, ...)
+        z = R.concat((x, y), axis=1)   # (1, 3) and (1, 4)          stays
+
+    Where all axes before the concatenated one are 1, every part is one piece of the result: the
+    program then lets the kernels that make the parts write there, and nothing is copied. Sizes
+    must be known, for offsets are. Just before LegalizeOps, which leaves `concat` alone.
+    """
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """Rewrite main."""
+        return _Rewriter(mod).run()
+
+
+class _Rewriter(GraphRewriter):
+    def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
+        if op_name(call) != "relax.concat":
+            return None
+        parts, axis = call.args[0], int(call.attrs.axis)
+        if not isinstance(parts, relax.Tuple):
+            return None
+        shapes = [static_shape(part) for part in parts.fields]
+        if all(shape is not None and _leads(shape, axis) for shape in shapes):
+            return None
+        made = self.builder.call_te(topi.concatenate, list(parts.fields), axis)
+        return self.emit(made, name)
+
+
+def _leads(shape: tuple[int, ...], axis: int) -> bool:
+    return all(dim == 1 for dim in shape[: axis % len(shape)])
