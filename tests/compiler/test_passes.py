@@ -1,0 +1,131 @@
+"""Each graph pass: what it changes, what it keeps, and one module it must leave alone."""
+
+import numpy as np
+import pytest
+import tvm_ffi
+from .graphs import module, operators
+from tvm import relax
+from tvm.relax import op as R
+
+from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
+from athanor.compiler.passes.fold_constants import FoldConstants
+from athanor.compiler.passes.legalize_concat import LegalizeConcat
+from athanor.compiler.passes.rewrite import constant_array
+from athanor.compiler.passes.simplify_views import SimplifyViews
+
+RNG = np.random.default_rng(0)
+
+
+def constant(*shape):
+    return relax.const(RNG.standard_normal(shape).astype("float32"))
+
+
+def constants(mod):
+    """Arrays of the constants that main's calls take, in order."""
+    return [
+        constant_array(arg)
+        for block in mod["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call)
+        for arg in binding.value.args
+        if hasattr(arg, "value") and not isinstance(arg, relax.Var)
+    ]
+
+
+def drop_dead(mod):
+    return relax.transform.DeadCodeElimination()(mod)
+
+
+def test_views_become_one_reshape():
+    before = module(
+        lambda emit, x: emit(R.reshape(emit(R.expand_dims(emit(R.flatten(x)), 1)), (3, 2))),
+        x=(2, 3),
+    )
+    after = drop_dead(SimplifyViews()(before))
+    assert operators(after) == ["relax.reshape"]
+    assert [int(d) for d in after["main"].ret_ty.shape.values] == [3, 2]
+
+
+def test_reshape_to_the_same_shape_disappears():
+    before = module(lambda emit, x: emit(R.nn.relu(emit(R.reshape(x, (2, 3))))), x=(2, 3))
+    assert operators(drop_dead(SimplifyViews()(before))) == ["relax.nn.relu"]
+
+
+def test_a_transpose_that_moves_unit_axes_only_is_a_view():
+    before = module(lambda emit, x: emit(R.permute_dims(x, [1, 0, 2])), x=(1, 4, 5))
+    assert operators(SimplifyViews()(before)) == ["relax.reshape"]
+
+
+def test_a_real_transpose_stays():
+    before = module(lambda emit, x: emit(R.permute_dims(x, [1, 0])), x=(3, 4))
+    assert tvm_ffi.structural_equal(SimplifyViews()(before)["main"], before["main"])
+
+
+def test_symbolic_views():
+    before = module(lambda emit, x: emit(R.squeeze(emit(R.expand_dims(x, 0)), [0])), x=("n", 4))
+    assert operators(drop_dead(SimplifyViews()(before))) == []
+
+
+def test_constant_arithmetic_is_folded():
+    a, b = constant(4, 3), constant(4, 3)
+    before = module(
+        lambda emit, x: emit(R.add(x, emit(R.permute_dims(emit(R.multiply(a, b)))))), x=(3, 4)
+    )
+    after = drop_dead(FoldConstants()(before))
+    assert operators(after) == ["relax.add"]
+    (folded,) = constants(after)
+    np.testing.assert_array_equal(folded, (constant_array(a) * constant_array(b)).T)
+
+
+def test_what_depends_on_an_input_is_not_folded():
+    before = module(lambda emit, x: emit(R.permute_dims(x)), x=(3, 4))
+    assert tvm_ffi.structural_equal(FoldConstants()(before)["main"], before["main"])
+
+
+def batch_norm_graph(emit, x, weight, use_conv_twice=False):
+    parts = [relax.const(RNG.uniform(0.5, 1.5, 6).astype("float32")) for _ in range(4)]
+    c = emit(R.nn.conv2d(x, weight, padding=1))
+    biased = emit(R.add(c, constant(1, 6, 1, 1)))
+    normal = emit(R.nn.batch_norm(biased, *parts, axis=1, epsilon=1e-3))
+    y = emit(relax.TupleGetItem(normal, 0))
+    return emit(R.add(y, c)) if use_conv_twice else y
+
+
+def evaluate(mod, x):
+    import tvm
+
+    executable = tvm.compile(mod, target="llvm")
+    return relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(x)).numpy()
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_batch_norm_goes_into_the_convolution(twice):
+    weight = constant(6, 3, 3, 3)
+    before = module(lambda emit, x: batch_norm_graph(emit, x, weight, twice), x=(1, 3, 5, 5))
+    after = drop_dead(FoldChannelAffine()(before))
+    expected = ["relax.nn.conv2d", "relax.add"]
+    if twice:  # the convolution has another reader, so its weights must stay
+        expected = ["relax.nn.conv2d", "relax.add", "relax.multiply", "relax.add", "relax.add"]
+    assert operators(after) == expected
+    x = RNG.standard_normal((1, 3, 5, 5)).astype("float32")
+    reference = relax.transform.DecomposeOpsForInference()(before)
+    np.testing.assert_allclose(evaluate(after, x), evaluate(reference, x), rtol=1e-5, atol=1e-5)
+
+
+def test_per_pixel_constants_are_not_folded():
+    weight = constant(6, 3, 3, 3)
+    before = module(
+        lambda emit, x: emit(R.multiply(emit(R.nn.conv2d(x, weight)), constant(1, 6, 3, 3))),
+        x=(1, 3, 5, 5),
+    )
+    assert tvm_ffi.structural_equal(FoldChannelAffine()(before)["main"], before["main"])
+
+
+@pytest.mark.parametrize(
+    "shape, axis, stays",
+    [((1, 3, 4), 1, True), ((2, 3, 4), 1, False), ((2, 3), 0, True), (("n", 3), 0, False)],
+)
+def test_concat(shape, axis, stays):
+    before = module(lambda emit, x, y: emit(R.concat([x, y], axis=axis)), x=shape, y=shape)
+    expected = ["relax.concat"] if stays else ["relax.call_tir"]
+    assert operators(LegalizeConcat()(before)) == expected
