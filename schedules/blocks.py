@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm import s_tir
+import tvm
+import tvm_ffi
+from tvm import ir, s_tir, tirx
 
 KIND = "athanor.op"
 """Block annotation that says what a block computes: "conv2d", "matmul", ... (te attrs)."""
@@ -19,9 +21,7 @@ def find_kind(sch: s_tir.Schedule, *kinds: str) -> tuple[s_tir.schedule.SBlockRV
     return None
 
 
-def decide(
-    sch: s_tir.Schedule, candidates: Sequence[int], preferred: int
-) -> s_tir.schedule.ExprRV:
+def decide(sch: s_tir.Schedule, candidates: Sequence[int], preferred: int) -> s_tir.schedule.ExprRV:
     """One decision of a rule: `preferred` untuned, any of `candidates` when tuned.
 
     It is a sampling instruction of the schedule's trace, so that a tuner can mutate it and a
@@ -30,3 +30,124 @@ def decide(
     assert preferred in candidates, f"{preferred} is not among {list(candidates)}"
     chance = [1.0 / len(candidates)] * len(candidates)
     return sch.sample_categorical(list(candidates), chance, candidates.index(preferred))
+
+
+_realize = tvm.get_global_func("s_tir.schedule.GetSBlockRealize")
+_EXPENSIVE = ("exp", "log", "tanh", "sigmoid", "erf", "pow", "sin", "cos", "tan", "sqrt")
+_INLINE_COST_LIMIT = 1000
+
+
+def open_schedule(func: tirx.PrimFunc) -> s_tir.Schedule:
+    """A schedule of `func` whose failing primitives raise without rendering the whole IR."""
+    return s_tir.Schedule(func, debug_mask="none", error_render_level="none")
+
+
+def constant(value: tirx.Expr | int) -> int | None:
+    """The value as an int; None where it is symbolic."""
+    if isinstance(value, int):
+        return value
+    return int(value) if isinstance(value, tirx.IntImm) else None
+
+
+def leaf_blocks(sch: s_tir.Schedule) -> list[s_tir.schedule.SBlockRV] | None:
+    """The blocks of a function in order, where each has a perfect loop nest of its own.
+
+    None for anything else: no root block, loops shared by blocks, blocks in blocks, a block whose
+    iterators are not bound one to one to its loops.
+    """
+    body = sch.mod["main"].body
+    if not isinstance(body, s_tir.SBlockRealize) or body.block.iter_vars:
+        return None
+    blocks = list(sch.get_child_blocks(sch.get_sblock(body.block.name_hint)))
+    nests = body.block.body
+    count = len(nests.seq) if isinstance(nests, tirx.SeqStmt) else 1
+    if count != len(blocks) or not all(_has_plain_nest(sch, block) for block in blocks):
+        return None
+    return blocks
+
+
+def _has_plain_nest(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
+    realize = _realize(sch, block)
+    loops = [sch.get(loop) for loop in sch.get_loops(block)]
+    if len(loops) != len(realize.iter_values) or constant(realize.predicate) != 1:
+        return False
+    if sch.get_child_blocks(block) or any(constant(loop.min) != 0 for loop in loops):
+        return False
+    pairs = zip(loops, realize.iter_values, realize.block.iter_vars, strict=True)
+    return all(
+        value.same_as(loop.loop_var) and constant(iterator.dom.min) == 0
+        for loop, value, iterator in pairs
+    )
+
+
+def iterator_kinds(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> str:
+    """One letter an iterator: S spatial, R reduction, O anything else; for example "SSR"."""
+    letters = {tirx.IterVar.DataPar: "S", tirx.IterVar.CommReduce: "R"}
+    return "".join(letters.get(i.iter_type, "O") for i in sch.get(block).iter_vars)
+
+
+def is_spatial(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
+    """Whether a block computes each element on its own and stores it once."""
+    stmt = sch.get(block)
+    return (
+        set(iterator_kinds(sch, block)) <= {"S"}
+        and isinstance(stmt.body, tirx.BufferStore)
+        and len(stmt.writes) == 1
+    )
+
+
+def extents(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[int | None]:
+    """Extents of a block's loops; None for a symbolic one."""
+    return [constant(sch.get(loop).extent) for loop in sch.get_loops(block)]
+
+
+def expression_cost(stmt: tirx.Stmt) -> int:
+    """Arithmetic per element, in units of one plain operation; a transcendental counts 20."""
+    cost = 0
+
+    def visit_load(_load: ir.TensorLoad, _visitor: tvm_ffi.StructuralVisitor) -> None:
+        return None
+
+    def visit_call(call: ir.Call, visitor: tvm_ffi.StructuralVisitor) -> None:
+        nonlocal cost
+        name = getattr(call.op, "name", "").rsplit(".", 1)[-1]
+        cost += 20 if any(word in name for word in _EXPENSIVE) else 1
+        visitor.default_visit(call)
+
+    def visit_binary(value: tirx.expr.BinaryOpExpr, visitor: tvm_ffi.StructuralVisitor) -> None:
+        nonlocal cost
+        cost += 1
+        visitor.default_visit(value)
+
+    binary = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min)
+    visitors = [(ir.TensorLoad, visit_load), (ir.Call, visit_call), (binary, visit_binary)]
+    tvm_ffi.structural_visit(stmt, visitors)
+    return cost
+
+
+def loads(stmt: tirx.Stmt | tirx.Expr) -> list[ir.TensorLoad]:
+    """Every buffer read in a statement's text, in order; indices included."""
+    found: list[ir.TensorLoad] = []
+    tvm_ffi.structural_walk(stmt, (ir.TensorLoad, lambda load: found.append(load)))
+    return found
+
+
+def inline_spatial(
+    sch: s_tir.Schedule, leaves: list[s_tir.schedule.SBlockRV]
+) -> list[s_tir.schedule.SBlockRV]:
+    """Inline every spatial block into its readers where that is possible; the blocks left.
+
+    An inlined expression is repeated at each read of it, so a long chain whose every link reads
+    the one before twice would double at every link: a block that has grown past
+    `_INLINE_COST_LIMIT` stays as it is.
+    """
+    left = []
+    for block in leaves:
+        if is_spatial(sch, block) and expression_cost(sch.get(block).body) < _INLINE_COST_LIMIT:
+            try:
+                sch.compute_inline(block)
+                continue
+            except s_tir.ScheduleError:
+                pass  # an output, or read by a block that is not its own
+        left.append(block)
+    return left

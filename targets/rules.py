@@ -1,0 +1,22 @@
+"""Which schedule rules serve a CPU, in order."""
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+
+from athanor.schedules.rule import ScheduleRule, apply_rules
+from athanor.schedules.rules.cpu_elementwise import CPUElementwise
+from athanor.schedules.rules.cpu_fallback import CPUFallback
+from athanor.targets.target import TargetSpec
+
+CPU_RULES: tuple[ScheduleRule, ...] = (
+    CPUElementwise(),
+    CPUFallback(),
+)
+"""The first that takes a prim_func wins: the particular before the general."""
+
+
+def schedule(func: tirx.PrimFunc, target: TargetSpec) -> tuple[s_tir.Schedule, str]:
+    """The schedule of `func` for `target`, and the name of the rule that made it."""
+    sch, rule = apply_rules(CPU_RULES, func, target)
+    return sch, type(rule).__name__
