@@ -72,6 +72,9 @@ def lower_kernel(name: str, func: tirx.PrimFunc, target: TargetSpec) -> tirx.Pri
     parameters += symbolic_parameters(func)
     success = tirx.Return(tirx.IntImm("int32", 0))
     body = tirx.SeqStmt([*declarations, lowered.body, success])
+    # Scratch memory is asked for on a device, which packed functions read from their arguments.
+    for key, value in (("device_type", int(tvm.cpu().dlpack_device_type())), ("device_id", 0)):
+        body = tirx.AttrStmt("default", key, tirx.IntImm("int32", value), body)
     plain = tirx.PrimFunc(parameters, body, PrimType("int32"), lowered.attrs)
     return plain.with_attr("calling_conv", 0)
 
