@@ -133,7 +133,7 @@ def input_dtype(value: onnx.ValueInfoProto) -> str:
         raise CompileError(f"input {value.name!r} is a {kind}; only tensors are supported")
     elem_type = value.type.tensor_type.elem_type
     dtype = np_dtype_of(elem_type, f"input {value.name!r}")
-    if dtype == object or dtype.kind in "cSU" or dtype.name in _SUB_BYTE:
+    if dtype.kind in "OcSU" or dtype.name in _SUB_BYTE:
         name = onnx.TensorProto.DataType.Name(elem_type).lower()
         raise CompileError(f"input {value.name!r} has element type {name}; it is not supported")
     return dtype.name

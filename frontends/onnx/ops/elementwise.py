@@ -153,9 +153,39 @@ def where(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     return R.where(*inputs)
 
 
-def maximum(left: relax.Expr, right: relax.Expr) -> relax.Expr:
-    """The larger; NaN is passed on only for floats through `nan_extremum`."""
-    return R.maximum(left, right)
+def is_inf(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """Whether an element is infinite, of the signs asked for.
+
+    Source: https://onnx.ai/onnx/operators/onnx__IsInf.html
+    """
+    x = inputs[0]
+    negative, positive = node.int("detect_negative", 1), node.int("detect_positive", 1)
+    if negative and positive:
+        return R.isinf(x)
+    if not negative and not positive:
+        return R.full(relax.ShapeExpr(shape_of(x)), scalar(False, "bool"), "bool")
+    infinity = scalar(float("inf") if positive else float("-inf"), dtype_of(x))
+    return R.equal(x, infinity)
+
+
+def reciprocal(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`1 / x`.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Reciprocal.html
+    """
+    return R.divide(scalar(1, dtype_of(inputs[0])), inputs[0])
+
+
+def round_half_to_even(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """The nearest integer; halves go to the even one.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Round.html
+    """
+
+    def kernel(x: te.Tensor) -> te.Tensor:
+        return te.compute(x.shape, lambda *i: tirx.nearbyint(x(*i)), name="round")
+
+    return compute(builder, "round", kernel, inputs[0])
 
 
 def extremum(largest: bool) -> Callable[..., relax.Expr]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
-from athanor.frontends.onnx.known import constant
+from athanor.frontends.onnx.known import constant, is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensors import (
     as_constant,
@@ -16,6 +16,7 @@ from athanor.frontends.onnx.tensors import (
     dtype_of,
     per_channel,
     rank_of,
+    reshape,
     scalar,
     shape_of,
 )
@@ -90,3 +91,140 @@ def lrn(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         return te.compute(x.shape, scaled, name="lrn")
 
     return compute(builder, "lrn", kernel, inputs[0])
+
+
+def layer_normalization(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, ...]:
+    """`(x - mean) / sqrt(var + epsilon) * scale + bias` over the dims from `axis` on.
+
+    The optional results Mean and InvStdDev keep the reduced dims as 1.
+    Source: https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
+    """
+    x, scale = inputs[0], inputs[1]
+    dims = shape_of(x)
+    axis = node.axis("axis", len(dims), -1)
+    axes = list(range(axis, len(dims)))
+    epsilon, dtype = node.float("epsilon", 1e-5), dtype_of(x)
+    bias = inputs[2] if node.has_input(2, inputs) else None
+    wants_statistics = any(node.outputs[1:])
+    vectors = [scale] if bias is None else [scale, bias]
+    plain = all(not is_symbolic(dim) for dim in dims[axis:]) and all(
+        shape_of(vector) == dims[axis:] for vector in vectors
+    )
+    if plain and not wants_statistics and dtype == "float32":
+        addend = bias if bias is not None else constant(np.zeros(dims[axis:], np.float32))
+        return (R.nn.layer_norm(x, scale, addend, axes, epsilon=epsilon),)
+    wide = "float32" if node.int("stash_type", 1) == 1 and dtype != "float64" else dtype
+    value = cast(x, wide, builder)
+    mean, deviation = moments(value, axes, epsilon, builder)
+    inverse = builder.emit(R.divide(scalar(1, wide), deviation))
+    centered = builder.emit(R.subtract(value, mean))
+    normal = cast(builder.emit(R.multiply(centered, inverse)), dtype, builder)
+    result = builder.emit(R.multiply(normal, scale))
+    if bias is not None:
+        result = builder.emit(R.add(result, bias))
+    return result, mean, inverse
+
+
+def moments(
+    x: relax.Expr, axes: list[int], epsilon: float, builder: Builder
+) -> tuple[relax.Expr, relax.Expr]:
+    """Mean and sqrt(variance + epsilon) over axes, kept as 1; the variance in two passes."""
+    mean = builder.emit(R.mean(x, axes, keepdims=True))
+    centered = builder.emit(R.subtract(x, mean))
+    variance = builder.emit(
+        R.mean(builder.emit(R.multiply(centered, centered)), axes, keepdims=True)
+    )
+    shifted = builder.emit(R.add(variance, scalar(epsilon, dtype_of(x))))
+    return mean, builder.emit(R.sqrt(shifted))
+
+
+def rms_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`x / sqrt(mean(x^2) + epsilon) * scale` over the dims from `axis` on.
+
+    Source: https://onnx.ai/onnx/operators/onnx__RMSNormalization.html
+    """
+    x, scale = inputs
+    axis = node.axis("axis", rank_of(x), -1)
+    dtype = dtype_of(x)
+    wide = "float32" if node.int("stash_type", 1) == 1 and dtype != "float64" else dtype
+    value = cast(x, wide, builder)
+    axes = list(range(axis, rank_of(x)))
+    squares = builder.emit(R.mean(builder.emit(R.multiply(value, value)), axes, keepdims=True))
+    epsilon = scalar(node.float("epsilon", 1e-5), wide)
+    root = builder.emit(R.sqrt(builder.emit(R.add(squares, epsilon))))
+    normal = cast(builder.emit(R.divide(value, root)), dtype, builder)
+    return R.multiply(normal, scale)
+
+
+def instance_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """Each channel of each image normalized by its own mean and variance.
+
+    Source: https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html
+    """
+    x, scale, bias = inputs
+    rank = rank_of(x)
+    mean, deviation = moments(x, list(range(2, rank)), node.float("epsilon", 1e-5), builder)
+    normal = builder.emit(R.divide(builder.emit(R.subtract(x, mean)), deviation))
+    scaled = builder.emit(R.multiply(normal, per_channel(scale, rank, builder)))
+    return R.add(scaled, per_channel(bias, rank, builder))
+
+
+def group_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """Each group of channels normalized by its own mean and variance.
+
+    scale and bias have one element per group before opset 21, one per channel from it on.
+    Source: https://onnx.ai/onnx/operators/onnx__GroupNormalization.html
+    """
+    x, scale, bias = inputs
+    dims, groups = shape_of(x), node.int("num_groups")
+    channels = dims[1]
+    if is_symbolic(channels) or groups < 1 or channels % groups:
+        raise node.error(f"num_groups={groups} does not divide {channels} channels")
+    dtype = dtype_of(x)
+    wide = "float32" if node.int("stash_type", 1) == 1 and dtype != "float64" else dtype
+    grouped_dims = [dims[0], groups, channels // groups, *dims[2:]]
+    grouped = reshape(cast(x, wide, builder), grouped_dims, builder)
+    axes = list(range(2, len(grouped_dims)))
+    mean, deviation = moments(grouped, axes, node.float("epsilon", 1e-5), builder)
+    normal = builder.emit(R.divide(builder.emit(R.subtract(grouped, mean)), deviation))
+    normal = cast(normal, dtype, builder)
+    if node.opset < 21:
+        rank = len(grouped_dims)
+        scaled = builder.emit(R.multiply(normal, per_channel(scale, rank, builder)))
+        shifted = builder.emit(R.add(scaled, per_channel(bias, rank, builder)))
+        return reshape(shifted, dims, builder)
+    flat = reshape(normal, dims, builder)
+    scaled = builder.emit(R.multiply(flat, per_channel(scale, len(dims), builder)))
+    return R.add(scaled, per_channel(bias, len(dims), builder))
+
+
+def lp_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`x / norm(x)` along `axis` with p = 1 or 2; 0 where the norm is 0.
+
+    Source: https://onnx.ai/onnx/operators/onnx__LpNormalization.html
+    """
+    x, p = inputs[0], node.int("p", 2)
+    axis = [node.axis("axis", rank_of(x), -1)]
+    if p not in (1, 2):
+        raise node.error(f"p={p} is neither 1 nor 2")
+    if p == 1:
+        norm = builder.emit(R.sum(builder.emit(R.abs(x)), axis, keepdims=True))
+    else:
+        squares = builder.emit(R.sum(builder.emit(R.multiply(x, x)), axis, keepdims=True))
+        norm = builder.emit(R.sqrt(squares))
+    dtype = dtype_of(x)
+    # 0 / 0 would be NaN: where the norm is 0 every element is 0
+    safe = R.where(builder.emit(R.equal(norm, scalar(0, dtype))), scalar(1, dtype), norm)
+    return R.divide(x, builder.emit(safe))
+
+
+def mean_variance_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`(x - mean) / (sqrt(variance) + 1e-9)` over `axes`.
+
+    Source: https://onnx.ai/onnx/operators/onnx__MeanVarianceNormalization.html
+    """
+    x = inputs[0]
+    axes = node.normalize_axes(node.ints("axes", [0, 2, 3]), rank_of(x))
+    mean, deviation = moments(x, axes, 0.0, builder)
+    shifted = builder.emit(R.add(deviation, scalar(1e-9, dtype_of(x))))
+    return R.divide(builder.emit(R.subtract(x, mean)), shifted)

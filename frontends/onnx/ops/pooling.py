@@ -35,8 +35,9 @@ def max_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
 
 def average_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-    """The mean of each window, over the elements inside the image or, with
-    count_include_pad=1, over pads too.
+    """The mean of each window, over the elements inside the image.
+
+    count_include_pad=1 counts pads as zeros.
 
     Source: https://onnx.ai/onnx/operators/onnx__AveragePool.html
     """

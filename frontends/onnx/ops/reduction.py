@@ -1,0 +1,202 @@
+"""Reductions over axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.tensors import (
+    cast,
+    compute,
+    dtype_of,
+    is_float,
+    rank_of,
+    scalar,
+    shape_of,
+)
+
+R = relax.op
+Inputs = list[relax.Expr]
+Builder = relax.BlockBuilder
+
+
+def reduction(
+    reduce: Callable[[relax.Expr, list[int], bool, Builder], relax.Expr],
+    before: Callable[[relax.Expr], relax.Expr] | None = None,
+    axes_input_since: int = 18,
+) -> Callable[..., relax.Expr]:
+    """A converter for one Reduce operator.
+
+    Axes come from the attribute, or from input 1 from opset `axes_input_since` on. Absent or
+    empty they mean all axes, or none with noop_with_empty_axes=1; even then the operator's
+    elementwise part (`before`) applies.
+    """
+
+    def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+        x = inputs[0]
+        axes: list[int] = []
+        if node.opset >= axes_input_since and node.has_input(1, inputs):
+            axes = [int(axis) for axis in node.constant(1, "axes").reshape(-1)]
+        elif node.has("axes"):
+            axes = node.ints("axes")
+        if before is not None:
+            x = builder.emit(before(x))
+        if not axes and node.int("noop_with_empty_axes", 0):
+            return _noop(node, x, builder)
+        chosen = node.normalize_axes(axes, rank_of(x)) if axes else list(range(rank_of(x)))
+        if not chosen:
+            return _noop(node, x, builder)
+        return reduce(x, sorted(chosen), bool(node.int("keepdims", 1)), builder)
+
+    return converter
+
+
+def _noop(node: Node, x: relax.Expr, builder: Builder) -> relax.Expr:
+    """Nothing reduced: what remains of the operator on single elements."""
+    if node.op == "ReduceL2":
+        return R.sqrt(x)
+    if node.op == "ReduceLogSum":
+        return R.log(x)
+    return x
+
+
+def total(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:
+    """The sum."""
+    return R.sum(x, axes, keepdims)
+
+
+def mean(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:
+    """The arithmetic mean; integers are divided toward zero."""
+    if is_float(x):
+        return R.mean(x, axes, keepdims)
+    dtype = dtype_of(x)
+    result = builder.emit(R.mean(cast(x, "float64", builder), axes, keepdims))
+    return cast(builder.emit(R.trunc(result)), dtype, builder)
+
+
+def product(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:
+    """The product."""
+    return R.prod(x, axes, keepdims)
+
+
+def square_root_of_total(
+    x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder
+) -> relax.Expr:
+    """The square root of the sum; on integers computed in float64 and cut."""
+    if is_float(x):
+        return R.sqrt(builder.emit(R.sum(x, axes, keepdims)))
+    result = builder.emit(R.sum(cast(x, "float64", builder), axes, keepdims))
+    return cast(builder.emit(R.sqrt(result)), dtype_of(x), builder)
+
+
+def log_of_total(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:
+    """The logarithm of the sum."""
+    return _through_float(x, builder, lambda v: R.log(builder.emit(R.sum(v, axes, keepdims))))
+
+
+def log_sum_exp(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:
+    """`log(sum(exp(x)))`, the largest element taken out first so that exp never overflows."""
+
+    def stable(value: relax.Expr) -> relax.Expr:
+        dtype = dtype_of(value)
+        largest = builder.emit(R.max(value, axes, True))
+        # an infinite maximum would give inf - inf
+        finite = builder.emit(R.where(R.isfinite(largest), largest, scalar(0, dtype)))
+        powers = builder.emit(R.exp(builder.emit(R.subtract(value, finite))))
+        logs = builder.emit(R.log(builder.emit(R.sum(powers, axes, True))))
+        result = builder.emit(R.add(logs, finite))
+        return result if keepdims else builder.emit(R.squeeze(result, axes))
+
+    return _through_float(x, builder, stable)
+
+
+def _through_float(
+    x: relax.Expr, builder: Builder, function: Callable[[relax.Expr], relax.Expr]
+) -> relax.Expr:
+    if is_float(x):
+        return function(x)
+    result = builder.emit(function(cast(x, "float64", builder)))
+    return cast(result, dtype_of(x), builder)
+
+
+def extremum(largest: bool) -> Callable[..., relax.Expr]:
+    """The maximum or minimum; bool inputs (opset 20) as or/and."""
+
+    def reduce(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:
+        operator = R.max if largest else R.min
+        dtype = dtype_of(x)
+        if dtype == "bool":
+            small = cast(x, "int8", builder)
+            return cast(builder.emit(operator(small, axes, keepdims)), "bool", builder)
+        return operator(x, axes, keepdims)
+
+    return reduce
+
+
+def index_of_extremum(largest: bool) -> Callable[..., relax.Expr]:
+    """A converter for ArgMax or ArgMin: int64 indices; the first (or last) of equal elements.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ArgMax.html
+    """
+
+    def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+        x = inputs[0]
+        dims = shape_of(x)
+        axis = node.axis("axis", len(dims), 0)
+        keepdims = bool(node.int("keepdims", 1))
+        last = bool(node.int("select_last_index", 0))
+
+        def combine(left: Any, right: Any) -> tuple[Any, Any]:
+            better = left[1] > right[1] if largest else left[1] < right[1]
+            equal = left[1] == right[1]
+            first = left[0] > right[0] if last else left[0] < right[0]
+            keep = tirx.any(better, tirx.all(equal, first))
+            return tirx.Select(keep, left[0], right[0]), tirx.Select(keep, left[1], right[1])
+
+        def identity(index: Any, value: Any) -> tuple[Any, Any]:
+            bound = tirx.min_value if largest else tirx.max_value
+            start = -1 if last else np.iinfo(np.int64).max
+            return tirx.const(start, "int64"), bound(str(value))
+
+        reducer = te.comm_reducer(combine, identity, name="argmax" if largest else "argmin")
+
+        def kernel(data: te.Tensor) -> te.Tensor:
+            k = te.reduce_axis((0, data.shape[axis]), name="k")
+            shape = [d for i, d in enumerate(data.shape) if i != axis]
+
+            def element(*i: Any) -> Any:
+                source = (*i[:axis], k, *i[axis:])
+                return reducer((k.var.astype("int64"), data(*source)), axis=k)
+
+            index, _ = te.compute(tuple(shape), element, name="arg")
+            return te.compute(tuple(shape), lambda *i: index(*i), name="index")
+
+        result = compute(builder, node.op.lower(), kernel, x)
+        return R.expand_dims(result, axis) if keepdims else result
+
+    return converter
+
+
+def reduce_kind(name: str) -> Callable[..., relax.Expr]:
+    """The converter of the Reduce operator called `name`.
+
+    Source: https://onnx.ai/onnx/operators/onnx__ReduceSum.html and its kin
+    """
+    square: Callable[[relax.Expr], relax.Expr] = lambda x: R.multiply(x, x)  # noqa: E731
+    kinds: dict[str, Callable[..., relax.Expr]] = {
+        "ReduceL1": reduction(total, R.abs),
+        "ReduceL2": reduction(square_root_of_total, square),
+        "ReduceLogSum": reduction(log_of_total),
+        "ReduceLogSumExp": reduction(log_sum_exp),
+        "ReduceMax": reduction(extremum(True)),
+        "ReduceMean": reduction(mean),
+        "ReduceMin": reduction(extremum(False)),
+        "ReduceProd": reduction(product),
+        "ReduceSum": reduction(total, axes_input_since=13),
+        "ReduceSumSquare": reduction(total, square),
+    }
+    return kinds[name]
