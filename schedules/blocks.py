@@ -151,3 +151,69 @@ def inline_spatial(
                 pass  # an output, or read by a block that is not its own
         left.append(block)
     return left
+
+
+def same(
+    sch: s_tir.Schedule, one: s_tir.schedule.SBlockRV, other: s_tir.schedule.SBlockRV
+) -> bool:
+    """Whether two handles mean one block."""
+    return sch.get(one).same_as(sch.get(other))
+
+
+def inline_epilogue(
+    sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV
+) -> s_tir.schedule.SBlockRV | None:
+    """Fold the spatial blocks behind `block` into one; that one, reading `block` directly.
+
+    The chain ends where a result is needed twice, leaves the function, or changes shape. None if
+    `block` itself is not read by exactly one spatial block.
+    """
+    readers = sch.get_consumers(block)
+    if len(readers) != 1 or not is_spatial(sch, readers[0]):
+        return None
+    final = readers[0]
+    while True:
+        readers = sch.get_consumers(final)
+        if len(readers) != 1 or not _continues(sch, final, readers[0]):
+            break
+        try:
+            sch.compute_inline(final)
+        except s_tir.ScheduleError:
+            break  # `final` is also an output
+        final = readers[0]
+    # What else the chain reads and is cheap enough to compute on the spot: broadcasts, casts.
+    for other in leaf_blocks(sch) or []:
+        if same(sch, other, final) or same(sch, other, block) or not is_spatial(sch, other):
+            continue
+        feeds = sch.get_consumers(other)
+        if len(feeds) == 1 and same(sch, feeds[0], final):
+            if expression_cost(sch.get(other).body) < _INLINE_COST_LIMIT:
+                sch.compute_inline(other)
+    return final
+
+
+def _continues(
+    sch: s_tir.Schedule, producer: s_tir.schedule.SBlockRV, reader: s_tir.schedule.SBlockRV
+) -> bool:
+    """Whether `reader` is spatial, of the producer's shape, and reads it element by element."""
+    if not is_spatial(sch, reader):
+        return False
+    buffer = sch.get(producer).writes[0].source
+    stmt = sch.get(reader)
+    iterators = [iterator.var for iterator in stmt.iter_vars]
+    stores = [tvm_ffi.structural_equal(a, b) for a, b in _pairs(stmt.body.indices, iterators)]
+    reads = [
+        tvm_ffi.structural_equal(a, b)
+        for load in loads(stmt.body)
+        if load.source.same_as(buffer)
+        for a, b in _pairs(load.indices, iterators)
+    ]
+    return bool(reads) and all(stores) and all(reads)
+
+
+def _pairs(
+    indices: Sequence[tirx.Expr], iterators: Sequence[tirx.Var]
+) -> list[tuple[tirx.Expr, tirx.Expr | None]]:
+    if len(indices) != len(iterators):
+        return [(index, None) for index in indices]
+    return list(zip(indices, iterators, strict=True))

@@ -7,9 +7,11 @@ from tvm import s_tir, tirx
 from athanor.schedules.rule import ScheduleRule, apply_rules
 from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.schedules.rules.cpu_fallback import CPUFallback
+from athanor.schedules.rules.cpu_matmul import CPUMatmul
 from athanor.targets.target import TargetSpec
 
 CPU_RULES: tuple[ScheduleRule, ...] = (
+    CPUMatmul(),
     CPUElementwise(),
     CPUFallback(),
 )

@@ -1,0 +1,131 @@
+"""CPU schedule of matrix products with packed weights."""
+
+from __future__ import annotations
+
+from tvm import ir, s_tir, tirx
+
+from athanor.schedules import blocks
+from athanor.schedules.compute.matmul import ROWS
+from athanor.schedules.rules.cpu_elementwise import schedule_spatial
+from athanor.targets.target import TargetSpec
+
+PARALLEL_MACS = 1 << 18
+"""Multiply-adds below which one core is done before a second one has started."""
+
+
+class CPUMatmul:
+    """A register tile of rows x panel, accumulated over all of K, finished where it lies.
+
+        for row block, column panels in parallel(...):
+            for row tile in row block:
+                acc[rows, panel] = 0                       # registers
+                for k: for row (unrolled): acc[row, :] += a[row, k] * b[panel, k, :]
+                out[rows, panel] = epilogue(acc)           # bias, activation, residual, ...
+
+    One panel of b (K x panel floats) stays in the L1 or L2 cache while every row tile of the
+    block passes over it; the rows of a block stay in half of L2. With few rows several panels
+    are one tile, to have enough independent sums: two pipes times four cycles of latency.
+
+    Matches: one block of KIND "matmul" (`compute.matmul.matmul_packed`) and the spatial blocks
+    that FuseTIR put behind it.
+    Declines (None): no such block, or one whose result is not read by exactly one spatial block.
+    """
+
+    def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule | None:
+        """See the class."""
+        sch = blocks.open_schedule(func)
+        leaves = blocks.leaf_blocks(sch)
+        if not leaves or any(0 in blocks.extents(sch, block) for block in leaves):
+            return None
+        found = blocks.find_kind(sch, "matmul")
+        if found is None:
+            return None
+        product = found[0]
+        final = blocks.inline_epilogue(sch, product)
+        if final is None:
+            return None
+        for block in blocks.leaf_blocks(sch) or []:
+            if blocks.same(sch, block, product) or blocks.same(sch, block, final):
+                continue
+            if not blocks.is_spatial(sch, block):
+                return None
+            schedule_spatial(sch, block, target)
+        _tile(sch, product, final, target)
+        return sch
+
+
+def _tile(
+    sch: s_tir.Schedule,
+    product: s_tir.schedule.SBlockRV,
+    final: s_tir.schedule.SBlockRV,
+    target: TargetSpec,
+) -> None:
+    stmt = sch.get(product)
+    rows = int(stmt.annotations[ROWS])
+    panel = int(stmt.reads[-1].source.shape[-1])
+    m_extent, n_extent, depth = blocks.extents(sch, product)
+    assert n_extent is not None and depth is not None
+    panels = n_extent // panel
+    sch.set_scope(product, 0, "local")
+    *lead, column = sch.get_loops(final)
+    if not lead:
+        lead = [sch.add_unit_loop(column)]
+    row = sch.fuse(*lead) if len(lead) > 1 else lead[0]
+    tiles = None if m_extent is None else m_extent // rows
+    block_tiles = _block_tiles(tiles, rows, depth, target)
+    group = _panel_group(panels, rows, panel // target.lanes(32), target)
+    row_block, row_tile, row_in = sch.split(
+        row, [None, blocks.decide(sch, *_candidates(block_tiles, tiles)), rows]
+    )
+    column_tile, column_panel, column_in = sch.split(
+        column, [None, blocks.decide(sch, *group), panel]
+    )
+    sch.reorder(row_block, column_tile, row_tile, row_in, column_panel, column_in)
+    macs = None if m_extent is None else m_extent * n_extent * depth
+    sch.compute_at(product, row_tile, preserve_unit_loops=True)
+    outer = sch.fuse(row_block, column_tile)
+    if macs is None or macs >= PARALLEL_MACS:
+        sch.parallel(outer)
+    sch.vectorize(column_in)
+    *_, i, j, k = sch.get_loops(product)
+    j_panel, j_in = sch.split(j, [None, panel])
+    k_out, k_in = sch.split(k, [None, _unroll(depth)])
+    sch.reorder(k_out, k_in, i, j_panel, j_in)
+    sch.vectorize(j_in)
+    for loop in (k_in, i, j_panel):
+        sch.unroll(loop)
+    start = sch.decompose_reduction(product, k_out)
+    *_, i, j_panel, j_in = sch.get_loops(start)
+    sch.vectorize(j_in)
+    sch.unroll(i)
+    sch.unroll(j_panel)
+
+
+def _block_tiles(tiles: int | None, rows: int, depth: int, target: TargetSpec) -> int:
+    """Row tiles that stay in half of L2, but enough of them to pay for loading a panel of b."""
+    fit = target.l2_bytes // 2 // (rows * depth * 4)
+    goal = max(8, min(64, fit))
+    if tiles is None:
+        return goal
+    blocks_needed = -(-tiles // goal)
+    return -(-tiles // blocks_needed)
+
+
+def _candidates(preferred: int, tiles: int | None) -> tuple[list[int], int]:
+    choices = {preferred, 1, 2, 4, 8, 16, 32, 64}
+    return sorted(c for c in choices if tiles is None or c <= tiles or c == preferred), preferred
+
+
+def _panel_group(
+    panels: int, rows: int, vectors: int, target: TargetSpec
+) -> tuple[list[int], int]:
+    """Panels that make one tile: enough sums for the latency, no more than the registers hold."""
+    room = (target.vector_registers - 1) // (rows * vectors + vectors)
+    choices = [g for g in (1, 2, 3, 4) if panels % g == 0 and g <= max(1, room)]
+    wanted = target.fma_pipes * target.fma_latency
+    enough = [g for g in choices if g * rows * vectors >= wanted]
+    return choices, enough[0] if enough else choices[-1]
+
+
+def _unroll(depth: int) -> int:
+    return next(step for step in (4, 2, 1) if depth % step == 0)
