@@ -1,0 +1,40 @@
+# make demo   two real models compiled, run and compared, in a virtual environment of its own
+# make test   lint, types and tests
+# make clean  everything that was made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test clean
+
+demo: $(VENV)/demo.installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/test.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) .venv-ci build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# An install is a copy: it is made again when a source file has changed, so that what is tested is
+# what a user gets.
+SOURCES = $(shell find compiler frontends runtime schedules targets -type f \
+	-not -path '*/__pycache__/*') pyproject.toml $(wildcard setup.py MANIFEST.in)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: $(BIN)/python $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet '.[examples,onnxruntime]'
+	touch $@
+
+$(VENV)/test.installed: $(BIN)/python $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet '.[dev]'
+	touch $@

@@ -1,0 +1,330 @@
+"""athanor compile | run | inspect | verify | bench | runtime: parses arguments, calls commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+import athanor
+from athanor.compiler.commands import arguments as parse
+from athanor.errors import AthanorError
+
+# A command's module is imported when it runs, so that `athanor run` pays for NumPy alone and
+# `athanor compile --help` for nothing.
+
+_SHAPE = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="INPUT:DIM,...",
+    help="Fix or name the dimensions of an input, as in x:1,3,224,224 or ids:batch,128.",
+)
+_TARGET = click.option("--target", default="native", show_default=True, help="Machine to run on.")
+_DATABASE = click.option(
+    "--database", type=click.Path(path_type=Path), help="Folder of tuning records."
+)
+_THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads to run with; default: every core."
+)
+_DIM = click.option(
+    "--dim",
+    "dims",
+    multiple=True,
+    metavar="NAME=SIZE",
+    help="Size of a symbolic dimension in generated inputs; default 1.",
+)
+_SEED = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of generated inputs."
+)
+_MODEL = click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+_ARTIFACT = click.argument("artifact", metavar="MODEL.so", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(athanor.__version__, prog_name="athanor")
+def cli() -> None:
+    """An ONNX model in, one self-contained shared library out.
+
+    \b
+    Example:
+      athanor compile model.onnx -o model.so
+      athanor run model.so --input x=x.npy
+    """
+
+
+@cli.command()
+@_MODEL
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Artifact to write; default: the model's name with .so, in the current folder.",
+)
+@_TARGET
+@_SHAPE
+@_DATABASE
+@click.option("--keep-ir", is_flag=True, help="Keep every kernel's IR for `athanor inspect`.")
+@click.option(
+    "--weights-beside/--weights-inside",
+    default=None,
+    help="Weights in MODEL.so.weights or in MODEL.so; default: beside only past 1.5 GB.",
+)
+def compile(
+    model: Path,
+    output: Path | None,
+    target: str,
+    shapes: Sequence[str],
+    database: Path | None,
+    keep_ir: bool,
+    weights_beside: bool | None,
+) -> None:
+    """Compile an ONNX model to a shared library.
+
+    \b
+    Example:
+      athanor compile resnet50.onnx -o resnet50.so --shape x:1,3,224,224
+      athanor compile bert.onnx --target x86-64-v3 --shape ids:batch,128
+    """
+    from athanor.compiler.commands.compile import run_compile
+
+    run_compile(
+        model,
+        output or Path(model.with_suffix(".so").name),
+        target=target,
+        shapes=parse.shapes(shapes),
+        database=database,
+        keep_ir=keep_ir,
+        weights_beside=weights_beside,
+    )
+
+
+@cli.command()
+@_ARTIFACT
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=FILE.npy",
+    help="Array for an input; an input that is not given gets seeded random values.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz file."
+)
+@_DIM
+@_THREADS
+@_SEED
+def run(
+    artifact: Path,
+    inputs: Sequence[str],
+    output: Path | None,
+    dims: Sequence[str],
+    threads: int | None,
+    seed: int,
+) -> None:
+    """Run a compiled model once and print its outputs.
+
+    \b
+    Example:
+      athanor run resnet50.so --input x=x.npy -o outputs.npz
+      athanor run bert.so --dim batch=4 --threads 2
+    """
+    from athanor.compiler.commands.run import run_artifact
+
+    run_artifact(
+        artifact,
+        parse.input_files(inputs),
+        output=output,
+        dims=parse.dims(dims),
+        threads=threads,
+        seed=seed,
+    )
+
+
+@cli.command()
+@_ARTIFACT
+@click.option("--json", "as_json", is_flag=True, help="Print all metadata as JSON.")
+@click.option("--verify", is_flag=True, help="Check the hashes of code, weights and metadata.")
+@click.option("--kernel", metavar="NAME", help="Show the IR of this kernel.")
+@click.option(
+    "--show",
+    type=click.Choice(["tir", "scheduled", "llvm", "asm"]),
+    default="scheduled",
+    show_default=True,
+    help="Which IR of the kernel.",
+)
+def inspect(artifact: Path, as_json: bool, verify: bool, kernel: str | None, show: str) -> None:
+    """Print what a compiled model is and how it was made, without loading its code.
+
+    \b
+    Example:
+      athanor inspect resnet50.so --verify
+      athanor inspect resnet50.so --kernel k_fused_conv2d_relu --show llvm
+    """
+    from athanor.compiler.commands.inspect import print_artifact, print_kernel
+
+    if kernel is not None:
+        print_kernel(artifact, kernel, show, verify=verify)
+    else:
+        print_artifact(artifact, as_json=as_json, verify=verify)
+
+
+@cli.command()
+@_MODEL
+@click.option(
+    "--tolerance",
+    type=float,
+    default=1e-4,
+    show_default=True,
+    help="Largest difference that passes, relative to the output's largest magnitude.",
+)
+@_TARGET
+@_SHAPE
+@_DIM
+@_THREADS
+@_SEED
+@_DATABASE
+def verify(
+    model: Path,
+    tolerance: float,
+    target: str,
+    shapes: Sequence[str],
+    dims: Sequence[str],
+    threads: int | None,
+    seed: int,
+    database: Path | None,
+) -> None:
+    """Compile a model and compare its outputs with ONNX Runtime's.
+
+    Exits 1 where an output differs by more than the tolerance.
+
+    \b
+    Example:
+      athanor verify resnet50.onnx
+      athanor verify bert.onnx --dim batch=3 --tolerance 1e-5
+    """
+    from athanor.compiler.commands.verify import verify_model
+
+    passed = verify_model(
+        model,
+        tolerance=tolerance,
+        target=target,
+        shapes=parse.shapes(shapes),
+        dims=parse.dims(dims),
+        threads=threads,
+        seed=seed,
+        database=database,
+    )
+    if not passed:
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@_MODEL
+@click.option(
+    "--against",
+    default="onnxruntime",
+    show_default=True,
+    metavar="NAME,...",
+    help="What to compare with: onnxruntime, openvino, or both.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="Rounds in which each runs in turn.",
+)
+@_THREADS
+@_TARGET
+@_SHAPE
+@_DIM
+@_SEED
+@_DATABASE
+def bench(
+    model: Path,
+    against: str,
+    rounds: int,
+    threads: int | None,
+    target: str,
+    shapes: Sequence[str],
+    dims: Sequence[str],
+    seed: int,
+    database: Path | None,
+) -> None:
+    """Time a model beside other runtimes, interleaved in one process.
+
+    \b
+    Example:
+      athanor bench resnet50.onnx --threads 1 --against onnxruntime,openvino
+    """
+    from athanor.compiler.commands.bench import bench_model
+
+    bench_model(
+        model,
+        against=[name.strip() for name in against.split(",") if name.strip()],
+        rounds=rounds,
+        threads=threads,
+        target=target,
+        shapes=parse.shapes(shapes),
+        dims=parse.dims(dims),
+        seed=seed,
+        database=database,
+    )
+
+
+@cli.command()
+@click.option(
+    "--prefix",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder that gets include/, lib/ and lib/pkgconfig/.",
+)
+def runtime(prefix: Path) -> None:
+    """Install the C header, library and pkg-config file for an application's build.
+
+    \b
+    Example:
+      athanor runtime --prefix /usr/local
+      cc app.c $(pkg-config --cflags --libs athanor)
+    """
+    from athanor.compiler.commands.runtime import install
+
+    install(prefix)
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; prints one line where it fails.
+
+    0: done. 1: the model, artifact or an input is at fault. 2: usage. 130: interrupted.
+    """
+    try:
+        result = cli.main(args=arguments, prog_name="athanor", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except AthanorError as error:
+        click.echo(f"error: {error}", err=True)
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (`athanor inspect m.so | head`); the interpreter would
+        # complain of the same at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_command())
+
+
+if __name__ == "__main__":
+    main()

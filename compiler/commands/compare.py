@@ -1,0 +1,47 @@
+"""How far two results of one model are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One output against its reference."""
+
+    name: str
+    shape: tuple[int, ...]
+    absolute: float
+    """Largest absolute difference; inf where the shapes differ or one side alone is NaN."""
+    relative: float
+    """`absolute` over the reference's largest finite magnitude (over 1 where that is 0)."""
+    rows: int
+    """Vectors along the last axis; 0 where the last axis has no choice to make."""
+    rows_agreeing: int
+    """Those of them with their largest value in the same place."""
+
+
+def compare(name: str, actual: np.ndarray, expected: np.ndarray) -> Difference:
+    """The difference of one output; equal infinities and equal NaNs are no difference."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return Difference(name, actual.shape, np.inf, np.inf, 0, 0)
+    a, b = _wide(actual), _wide(expected)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(a - b)
+    apart[(a == b) | (np.isnan(a) & np.isnan(b))] = 0
+    apart[np.isnan(apart)] = np.inf
+    absolute = float(apart.max(initial=0))
+    finite = np.abs(b[np.isfinite(b)])
+    relative = absolute / (float(finite.max(initial=0)) or 1.0)
+    rows = agreeing = 0
+    if a.ndim and a.shape[-1] > 1 and a.size and actual.dtype.kind not in "iub":
+        same = a.argmax(-1) == b.argmax(-1)
+        rows, agreeing = same.size, int(same.sum())
+    return Difference(name, actual.shape, absolute, relative, rows, agreeing)
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    """As float64, or complex128: subtraction then neither wraps nor overflows."""
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

@@ -1,0 +1,66 @@
+"""athanor run: one run of an artifact, on arrays from files or on seeded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import numpy as np
+
+from athanor.compiler.commands.feeds import make_feeds
+from athanor.compiler.commands.write_aside import check_writable, write_aside
+from athanor.errors import RunError
+from athanor.runtime.loader import load
+
+
+def run_artifact(
+    artifact: Path,
+    files: Mapping[str, Path],
+    *,
+    output: Path | None = None,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Run `artifact` once and print a line for each output; `output` gets them all as .npz.
+
+    Raises RunError.
+    """
+    if output is not None:
+        check_writable(output)
+    given = {name: _read_array(path) for name, path in files.items()}
+    model = load(artifact, threads=threads)
+    feeds = make_feeds(model.inputs, dims=dims, seed=seed, given=given)
+    outputs = model.run(feeds)
+    for name, array in outputs.items():
+        click.echo(describe_array(name, array))
+    if output is not None:
+        with write_aside(output) as file:
+            np.savez(file, **outputs)  # pyright: ignore[reportArgumentType]
+    return outputs
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise RunError(f"can't read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise RunError(f"{path} is not a .npy file: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise RunError(f"{path} holds several arrays; give one .npy file for each input")
+    return array
+
+
+def describe_array(name: str, array: np.ndarray) -> str:
+    """`name dtype[shape]`, with its range where it has one."""
+    head = f"{name}  {array.dtype}{list(array.shape)}"
+    if array.size == 0:
+        return head
+    values = array.astype(np.float64)
+    line = f"{head}  min {values.min():.6g}  mean {values.mean():.6g}  max {values.max():.6g}"
+    if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f":
+        places = ", ".join(str(place) for place in array.argmax(1)[:8])
+        line += f"  arg-max {places}" + (", ..." if len(array) > 8 else "")
+    return line

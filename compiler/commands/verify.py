@@ -1,0 +1,59 @@
+"""athanor verify: a model's outputs beside ONNX Runtime's, on the same seeded inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+import onnx
+
+from athanor.compiler.commands.compare import Difference, compare
+from athanor.compiler.commands.compile import compile_with_progress
+from athanor.compiler.commands.feeds import index_limits, make_feeds
+from athanor.compiler.commands.peers import onnxruntime
+
+
+def verify_model(
+    model: Path,
+    *,
+    tolerance: float = 1e-4,
+    target: str = "native",
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+    database: Path | None = None,
+) -> bool:
+    """Compile, run, compare and print; True where every output is within `tolerance`.
+
+    Raises CompileError or RunError where either side can't run the model.
+    """
+    artifact = compile_with_progress(model, target=target, shapes=shapes, database=database)
+    ours = artifact.load(threads=threads)
+    limits = index_limits(onnx.load(model, load_external_data=False))
+    feeds = make_feeds(ours.inputs, dims=dims, seed=seed, limits=limits)
+    reference = onnxruntime(model, threads)(feeds)
+    outputs = ours.run(feeds)
+    rows = [
+        compare(name, actual, expected)
+        for (name, actual), expected in zip(outputs.items(), reference, strict=True)
+    ]
+    width = max((len(row.name) for row in rows), default=0)
+    for row in rows:
+        click.echo(describe_difference(row, width))
+    passed = all(row.relative <= tolerance for row in rows)
+    verdict = "passed" if passed else "FAILED"
+    click.echo(f"{verdict}: {len(rows)} outputs, tolerance {tolerance:g} (relative)")
+    return passed
+
+
+def describe_difference(row: Difference, width: int = 0) -> str:
+    """One line of the table."""
+    line = (
+        f"{row.name:{width}}  {list(row.shape)}  max abs {row.absolute:.2e}  "
+        f"max rel {row.relative:.2e}"
+    )
+    if row.rows:
+        line += f"  arg-max {row.rows_agreeing}/{row.rows}"
+    return line

@@ -1,0 +1,46 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from athanor.errors import AthanorError
+
+
+class OutputError(AthanorError):
+    """A file that can't be written."""
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that can't be written, before the work that it is meant for."""
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"can't write {path}: it is a directory")
+    if not folder.is_dir():
+        raise OutputError(f"can't write {path}: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"can't write {path}: no permission to write in {folder}")
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its name when the context ends well.
+
+    Whatever ends the context otherwise, an interrupt too, leaves `path` as it was.
+    """
+    check_writable(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except OSError as error:
+        raise OutputError(f"can't write {path}: {error.strerror or error}") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
