@@ -1,0 +1,22 @@
+"""What several folders of tests need."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def digits_model():
+    """examples/digits.onnx: `image` float32[batch, 1, 8, 8] -> `probabilities` [batch, 10]."""
+    return ROOT / "examples" / "digits.onnx"
+
+
+@pytest.fixture(scope="session")
+def digits_artifact(digits_model, tmp_path_factory):
+    """The saved artifact of examples/digits.onnx."""
+    import athanor
+
+    path = tmp_path_factory.mktemp("digits") / "digits.so"
+    return athanor.compile(digits_model).save(path)
