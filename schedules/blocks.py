@@ -153,9 +153,7 @@ def inline_spatial(
     return left
 
 
-def same(
-    sch: s_tir.Schedule, one: s_tir.schedule.SBlockRV, other: s_tir.schedule.SBlockRV
-) -> bool:
+def same(sch: s_tir.Schedule, one: s_tir.schedule.SBlockRV, other: s_tir.schedule.SBlockRV) -> bool:
     """Whether two handles mean one block."""
     return sch.get(one).same_as(sch.get(other))
 

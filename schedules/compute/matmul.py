@@ -11,6 +11,7 @@ from tvm import te, tirx
 from athanor.schedules.blocks import KIND, constant
 from athanor.targets.target import TargetSpec
 
+
 ROWS = "athanor.rows"
 """Block annotation: rows of the register tile that M was rounded up for."""
 
@@ -40,9 +41,7 @@ def tile_rows(rows: int | None, panel: int) -> int:
     return min(range(most, 3, -1), key=lambda tile: (math.ceil(rows / tile) * tile, -tile))
 
 
-def pack_matmul_weight(
-    weight: np.ndarray, transposed: bool, target: TargetSpec
-) -> np.ndarray:
+def pack_matmul_weight(weight: np.ndarray, transposed: bool, target: TargetSpec) -> np.ndarray:
     """Weight (K, N), or (N, K) if transposed -> panels (ceil(N / nt), K, nt), zero padded.
 
     nt is `matmul_panel(target)`; panel p holds the columns from p * nt on.
@@ -60,16 +59,20 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
     """`a @ b` for a (..., M, K) or (K,) and b (K, n) packed by `pack_matmul_weight`.
 
     Result: (..., M, n) or (n,), dtype of `a`, accumulated in it. The product itself is a block of
-    KIND "matmul" over (rows, columns) with all leading axes in rows, both rounded up to whole
-    register tiles: rows past the end repeat the last one, columns past the end meet the zeros of
-    the packing, so the inner loops have no conditions. A second block stores what is wanted.
+    KIND "matmul" over (batch..., row, column), rows and columns rounded up to whole register
+    tiles: rows past the end repeat the last one, columns past the end meet the zeros of the
+    packing, so the inner loops have no conditions. A second block stores what is wanted.
+
+    Leading axes are rows too where their product is known or is one symbol; else they are a
+    batch, for the scheduler cannot prove much about tiles of a product of symbols.
     """
     lead = list(a.shape[:-1])
     panels, depth, panel = (constant(dim) for dim in b_packed.shape)
     assert panels is not None and depth is not None and panel is not None
-    total: tirx.Expr | int = 1
-    for dim in lead:
-        total = total * dim
+    batch, folded = _batch_and_rows(lead)
+    total: tirx.Expr | int = (
+        math.prod(int(dim) for dim in folded) if _is_static(folded) else _symbol(folded)
+    )
     known = constant(total)
     rows = tile_rows(known, panel)
     if known is not None:
@@ -79,17 +82,41 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
     exact = known is not None and padded == known
     k = te.reduce_axis((0, depth), name="k")
 
-    def element(i: tirx.Expr, j: tirx.Expr) -> tirx.Expr:
-        row = i if exact else tirx.min(i, total - 1)
-        left = a(*unflatten(row, lead), k)
+    def element(*indices: tirx.Expr) -> tirx.Expr:
+        *outer, i, j = indices
+        row = unflatten(i if exact else tirx.min(i, total - 1), folded)
+        left = a(*outer, *row, k)
         return te.sum(left * b_packed[j // panel, k, j % panel], axis=k)
 
     product = te.compute(
-        (padded, panels * panel), element, name="matmul", attrs={KIND: "matmul", ROWS: rows}
+        (*batch, padded, panels * panel),
+        element,
+        name="matmul",
+        attrs={KIND: "matmul", ROWS: rows},
     )
-    return te.compute(
-        (*lead, n), lambda *i: product[flatten(i[:-1], lead), i[-1]], name="matmul_out"
-    )
+
+    def wanted(*indices: tirx.Expr) -> tirx.Expr:
+        outer, inner = indices[: len(batch)], indices[len(batch) : -1]
+        return product(*outer, flatten(inner, folded), indices[-1])
+
+    return te.compute((*lead, n), wanted, name="matmul_out")
+
+
+def _batch_and_rows(lead: list[tirx.Expr]) -> tuple[list[tirx.Expr], list[tirx.Expr]]:
+    """Leading axes -> those that stay a batch, those that become rows."""
+    symbols = [dim for dim in lead if constant(dim) is None]
+    others = [dim for dim in lead if constant(dim) not in (None, 1)]
+    if not symbols or (len(symbols) == 1 and not others):
+        return [], lead
+    return lead[:-1], lead[-1:]
+
+
+def _is_static(dims: list[tirx.Expr]) -> bool:
+    return all(constant(dim) is not None for dim in dims)
+
+
+def _symbol(dims: list[tirx.Expr]) -> tirx.Expr:
+    return next(dim for dim in dims if constant(dim) is None)
 
 
 def flatten(indices: Sequence[tirx.Expr], dims: Sequence[tirx.Expr]) -> tirx.Expr | int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from tvm import ir, s_tir, tirx
+import math
+
+from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
-from athanor.schedules.compute.matmul import ROWS
+from athanor.schedules.compute.matmul import ROWS, flatten
 from athanor.schedules.rules.cpu_elementwise import schedule_spatial
 from athanor.targets.target import TargetSpec
 
@@ -63,14 +65,11 @@ def _tile(
     stmt = sch.get(product)
     rows = int(stmt.annotations[ROWS])
     panel = int(stmt.reads[-1].source.shape[-1])
-    m_extent, n_extent, depth = blocks.extents(sch, product)
+    *batch_extents, m_extent, n_extent, depth = blocks.extents(sch, product)
     assert n_extent is not None and depth is not None
     panels = n_extent // panel
     sch.set_scope(product, 0, "local")
-    *lead, column = sch.get_loops(final)
-    if not lead:
-        lead = [sch.add_unit_loop(column)]
-    row = sch.fuse(*lead) if len(lead) > 1 else lead[0]
+    *batch, row, column = _final_loops(sch, final, len(batch_extents))
     tiles = None if m_extent is None else m_extent // rows
     block_tiles = _block_tiles(tiles, rows, depth, target)
     group = _panel_group(panels, rows, panel // target.lanes(32), target)
@@ -81,10 +80,10 @@ def _tile(
         column, [None, blocks.decide(sch, *group), panel]
     )
     sch.reorder(row_block, column_tile, row_tile, row_in, column_panel, column_in)
-    macs = None if m_extent is None else m_extent * n_extent * depth
+    sizes = [*batch_extents, m_extent, n_extent, depth]
     sch.compute_at(product, row_tile, preserve_unit_loops=True)
-    outer = sch.fuse(row_block, column_tile)
-    if macs is None or macs >= PARALLEL_MACS:
+    outer = sch.fuse(*batch, row_block, column_tile)
+    if None in sizes or math.prod(size for size in sizes if size) >= PARALLEL_MACS:
         sch.parallel(outer)
     sch.vectorize(column_in)
     *_, i, j, k = sch.get_loops(product)
@@ -99,6 +98,28 @@ def _tile(
     sch.vectorize(j_in)
     sch.unroll(i)
     sch.unroll(j_panel)
+
+
+def _final_loops(
+    sch: s_tir.Schedule, final: s_tir.schedule.SBlockRV, batch: int
+) -> list[s_tir.schedule.LoopRV]:
+    """The loops of the final block as (batch..., row, column), however many axes it has.
+
+    Its iterators are fused too, not only its loops: a row tile that starts in one batch and ends
+    in the next has no bindings that the scheduler can follow otherwise.
+    """
+    loops = sch.get_loops(final)
+    if len(loops) == 1:
+        return [sch.add_unit_loop(loops[0]), loops[0]]
+    if len(loops) > batch + 2:
+        dims = [iterator.dom.extent for iterator in sch.get(final).iter_vars]
+        fold = tirx.IndexMap.from_func(
+            lambda *i: [*i[:batch], flatten(i[batch:-1], dims[batch:-1]), i[-1]],
+            len(dims),
+            index_dtype="int64",
+        )
+        sch.transform_block_layout(final, fold)
+    return sch.get_loops(final)
 
 
 def _block_tiles(tiles: int | None, rows: int, depth: int, target: TargetSpec) -> int:
@@ -116,9 +137,7 @@ def _candidates(preferred: int, tiles: int | None) -> tuple[list[int], int]:
     return sorted(c for c in choices if tiles is None or c <= tiles or c == preferred), preferred
 
 
-def _panel_group(
-    panels: int, rows: int, vectors: int, target: TargetSpec
-) -> tuple[list[int], int]:
+def _panel_group(panels: int, rows: int, vectors: int, target: TargetSpec) -> tuple[list[int], int]:
     """Panels that make one tile: enough sums for the latency, no more than the registers hold."""
     room = (target.vector_registers - 1) // (rows * vectors + vectors)
     choices = [g for g in (1, 2, 3, 4) if panels % g == 0 and g <= max(1, room)]
