@@ -29,7 +29,7 @@ def compare(name: str, actual: np.ndarray, expected: np.ndarray) -> Difference:
         return Difference(name, actual.shape, np.inf, np.inf, 0, 0)
     a, b = _wide(actual), _wide(expected)
     with np.errstate(invalid="ignore"):
-        apart = np.abs(a - b)
+        apart = np.asarray(np.abs(a - b))
     apart[(a == b) | (np.isnan(a) & np.isnan(b))] = 0
     apart[np.isnan(apart)] = np.inf
     absolute = float(apart.max(initial=0))
