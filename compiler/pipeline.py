@@ -11,6 +11,7 @@ from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
+from athanor.compiler.passes.lift_conv1d import LiftConv1d
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.targets import TargetSpec
@@ -27,6 +28,8 @@ def graph_passes(target: TargetSpec) -> list[tvm.transform.Pass]:
         relax_transform.EliminateCommonSubexpr(),
         FoldConstants(),
         FoldChannelAffine(),
+        LiftConv1d(),
+        FoldConstants(),
         # Phase 1: layouts and packed weights, once weights are final
         BlockLayouts(target),
         PackMatmul(target),

@@ -82,9 +82,7 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     if plan.kind == "depthwise":
         made = graph.builder.call_te(conv2d.depthwise_conv2d_blocked, source, packed, **options)
     else:
-        made = graph.builder.call_te(
-            conv2d.conv2d_blocked, source, packed, groups=int(attrs.groups), **options
-        )
+        made = graph.builder.call_te(conv2d.conv2d_blocked, source, packed, plan=plan, **options)
     return graph.emit_blocked(made, out_channels, name)
 
 
@@ -116,7 +114,9 @@ def _binary(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
 def _binary_full(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     blocked = [arg for arg in call.args if graph.is_blocked(arg)]
     if any(graph.channels[arg] % graph.block for arg in blocked):
-        return None
+        right = graph.constant(call.args[1])  # x / 6 and x ** 2 are as finite as x
+        if right is None or right.size != 1 or not right.reshape(-1)[0] > 0:
+            return None
     return _binary(graph, call, name)
 
 

@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 import tvm_ffi
-from .graphs import module, operators
 from tvm import relax
 from tvm.relax import op as R
 
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
+from athanor.compiler.passes.lift_conv1d import LiftConv1d
 from athanor.compiler.passes.rewrite import constant_array
 from athanor.compiler.passes.simplify_views import SimplifyViews
+
+from .graphs import module, operators
 
 RNG = np.random.default_rng(0)
 
@@ -129,3 +131,26 @@ def test_concat(shape, axis, stays):
     before = module(lambda emit, x, y: emit(R.concat([x, y], axis=axis)), x=shape, y=shape)
     expected = ["relax.concat"] if stays else ["relax.call_tir"]
     assert operators(LegalizeConcat()(before)) == expected
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x, w: R.nn.conv1d(x, w, strides=2, padding=(1, 2), dilation=2, groups=2),
+        lambda x, w: R.nn.max_pool1d(x, 3, strides=2, padding=(1, 1), ceil_mode=True),
+        lambda x, w: R.nn.avg_pool1d(x, 3, padding=(1, 0), count_include_pad=True),
+    ],
+)
+def test_one_axis_is_lifted_to_two(build):
+    weight = constant(6, 2, 3)
+    before = module(lambda emit, x: emit(build(x, weight)), x=(2, 4, 11))
+    after = LiftConv1d()(before)
+    assert not any(name.endswith("1d") for name in operators(after))
+    x = RNG.standard_normal((2, 4, 11)).astype("float32")
+    np.testing.assert_array_equal(evaluate(after, x), evaluate(before, x))
+
+
+def test_two_axes_stay():
+    weight = constant(6, 3, 3, 3)
+    before = module(lambda emit, x: emit(R.nn.conv2d(x, weight)), x=(1, 3, 5, 5))
+    assert tvm_ffi.structural_equal(LiftConv1d()(before)["main"], before["main"])
