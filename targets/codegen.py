@@ -58,7 +58,10 @@ def symbolic_parameters(func: tirx.PrimFunc) -> list[tirx.Var]:
 def lower_kernel(name: str, func: tirx.PrimFunc, target: TargetSpec) -> tirx.PrimFunc:
     """A scheduled prim_func -> the function that LLVM's code generator takes."""
     mod = IRModule({name: func.with_attr("global_symbol", name)})
-    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": False}):
+    # A cut-off piece of length one would get a 32-bit zero for its 64-bit loop variable.
+    partition = {"no_unroll_loop_with_extent_one": True}
+    config = {"tirx.disable_storage_rewrite": False, "s_tir.LoopPartition": partition}
+    with tvm.transform.PassContext(config=config):
         mod = _lowering(target)(mod)
     lowered = mod[name]
     parameters, declarations = [], []

@@ -123,13 +123,15 @@ def _final_loops(
 
 
 def _block_tiles(tiles: int | None, rows: int, depth: int, target: TargetSpec) -> int:
-    """Row tiles that stay in half of L2, but enough of them to pay for loading a panel of b."""
-    fit = target.l2_bytes // 2 // (rows * depth * 4)
-    goal = max(8, min(64, fit))
-    if tiles is None:
-        return goal
-    blocks_needed = -(-tiles // goal)
-    return -(-tiles // blocks_needed)
+    """Row tiles of a row block: all where L2 holds them, else half of L2, at least 8.
+
+    Every row block reads all of b again, from L3 or memory, so few blocks are better than small.
+    """
+    tile_bytes = rows * depth * 4
+    if tiles is not None and tiles * tile_bytes <= target.l2_bytes:
+        return tiles
+    goal = max(8, min(64, target.l2_bytes // 2 // tile_bytes))
+    return goal if tiles is None else -(-tiles // -(-tiles // goal))
 
 
 def _candidates(preferred: int, tiles: int | None) -> tuple[list[int], int]:
