@@ -17,8 +17,19 @@ def _permute(call: Call, x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.transpose(x, None if axes is None else [int(a) for a in axes]))
 
 
-def _reshape(call: Call, x: np.ndarray, _shape: object = None) -> np.ndarray:
+def _reshape(call: Call, x: np.ndarray) -> np.ndarray:
     return x.reshape(static_shape(call))
+
+
+def _slice(call: Call, x: np.ndarray) -> np.ndarray:
+    axes, begins, ends, *rest = ([int(v) for v in arg.fields] for arg in call.args[1:])
+    steps = rest[0] if rest else [1] * len(axes)
+    index = [slice(None)] * x.ndim
+    for axis, begin, end, step in zip(axes, begins, ends, steps, strict=True):
+        if step < 0 or begin < 0 or end < 0:
+            return x.take([], axis=axis)  # another shape than deduced, so it is not folded
+        index[axis] = slice(begin, end, step)
+    return x[tuple(index)]
 
 
 _FOLDS: dict[str, Callable[..., np.ndarray]] = {
@@ -31,6 +42,7 @@ _FOLDS: dict[str, Callable[..., np.ndarray]] = {
     "relax.reshape": _reshape,
     "relax.sqrt": lambda _call, a: np.sqrt(a),
     "relax.squeeze": _reshape,
+    "relax.strided_slice": _slice,
     "relax.subtract": lambda _call, a, b: a - b,
 }
 
@@ -54,7 +66,7 @@ class FoldConstants:
 class _Rewriter(GraphRewriter):
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         fold = _FOLDS.get(op_name(call) or "")
-        tensors = [arg for arg in call.args if not isinstance(arg, relax.ShapeExpr)]
+        tensors = [arg for arg in call.args if isinstance(arg.ty, relax.TensorType)]
         if fold is None or not all(isinstance(arg, GenericConst) for arg in tensors):
             return None
         if static_shape(old) is None:
@@ -62,4 +74,6 @@ class _Rewriter(GraphRewriter):
         called = relax.Call(call.op, call.args, attrs=call.attrs, ty_args=call.ty_args)
         called = self.builder.normalize(called)
         result = fold(called, *(constant_array(arg) for arg in tensors))
+        if result.shape != static_shape(old):
+            return None
         return relax.const(np.ascontiguousarray(result), str(old.ty.dtype))

@@ -79,6 +79,17 @@ def test_constant_arithmetic_is_folded():
     np.testing.assert_array_equal(folded, (constant_array(a) * constant_array(b)).T)
 
 
+def test_slices_of_constants_are_folded():
+    a = constant(4, 6)
+    before = module(
+        lambda emit, x: emit(R.add(x, emit(R.strided_slice(a, [0, 1], [1, 0], [4, 6], [1, 2])))),
+        x=(3, 3),
+    )
+    after = drop_dead(FoldConstants()(before))
+    assert operators(after) == ["relax.add"]
+    np.testing.assert_array_equal(constants(after)[0], constant_array(a)[1:4, 0:6:2])
+
+
 def test_what_depends_on_an_input_is_not_folded():
     before = module(lambda emit, x: emit(R.permute_dims(x)), x=(3, 4))
     assert tvm_ffi.structural_equal(FoldConstants()(before)["main"], before["main"])
