@@ -1,0 +1,37 @@
+"""The pages say what is: generated IR is current, links lead somewhere, code in README runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_how_it_works_is_current():
+    command = [sys.executable, str(ROOT / "docs" / "make_how_it_works.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    wrong = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
+    assert wrong == []
+
+
+def test_readme_code_runs(digits_model, tmp_path):
+    """The Python blocks, one after the other, on a model of the names that they use."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    (tmp_path / "model.onnx").write_bytes(digits_model.read_bytes())
+    code = "\n".join(["import numpy as np", *blocks])
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model.so").exists()

@@ -1,0 +1,66 @@
+"""Each Python example runs alone, as a user runs it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def run_example(name, *arguments, cwd):
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_compile(tmp_path):
+    assert re.search(
+        r"the digit is 1, with probability \d+\.\d%", run_example("1_compile.py", cwd=tmp_path)
+    )
+
+
+def test_vector_add(tmp_path):
+    """Scalar additions before `vectorize`, vector additions after it, and both were called."""
+    text = run_example("2_vector_add.py", cwd=tmp_path)
+    before, after = text.split("==== after vectorize: TIR")
+    assert re.search(r"fadd float", before)
+    assert not re.search(r"fadd <\d+ x float>", before)
+    assert re.search(r"fadd <\d+ x float>", after)
+    assert text.count("compiled, loaded and called") == 2
+
+
+def test_train_digits(tmp_path):
+    """Training again gives a network as good as the committed one claims to be."""
+    pytest.importorskip("sklearn")
+    import athanor
+
+    run_example("train_digits.py", tmp_path / "digits.onnx", cwd=tmp_path)
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from train_digits import DIGITS_ONNX, split_digits
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    _, _, images, labels = split_digits()
+    for path in (tmp_path / "digits.onnx", DIGITS_ONNX):
+        model = athanor.compile(path).load(threads=1)
+        found = model.run({"image": np.ascontiguousarray(images)})["probabilities"].argmax(1)
+        assert (found == labels).mean() > 0.97
+
+
+def test_demo(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("onnxruntime")
+    text = run_example("demo.py", cwd=tmp_path)
+    assert "light_resnet50" in text
+    (accuracy,) = re.findall(r"digits: (\d+\.\d+)% of 599 held-out images", text)
+    assert float(accuracy) > 97
