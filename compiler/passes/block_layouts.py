@@ -82,7 +82,8 @@ class LayoutRewriter(GraphRewriter):
         batch, _, height, width = plain.ty.shape.values
         if block == 1:  # NCHW as it is
             return self.emit(relax.op.reshape(plain, [batch, channels, height, width, 1]))
-        return self.emit(self.builder.call_te(_pack, plain, block), f"{_name(value)}_blocked")
+        packed = self.call(lambda x: _pack(x, block), plain, hint="pack")
+        return self.emit(packed, f"{_name(value)}_blocked")
 
     def emit_blocked(self, value: Expr, channels: int, name: str) -> Expr:
         """Bind a blocked value."""
@@ -101,7 +102,7 @@ class LayoutRewriter(GraphRewriter):
                 shape = [batch, channels, height, width]
                 self.unpacked[value] = self.emit(relax.op.reshape(value, shape), name)
             else:
-                call = self.builder.call_te(_unpack, value, channels)
+                call = self.call(lambda x: _unpack(x, channels), value, hint="unpack")
                 self.unpacked[value] = self.emit(call, name)
         return self.unpacked[value]
 
@@ -131,7 +132,7 @@ class LayoutRewriter(GraphRewriter):
         if value not in self.packed:
             full = value if len(value.ty.shape.values) == 4 else relax.op.reshape(value, dims)
             full = self.emit(full)
-            call = self.builder.call_te(_pack, full, self.block)
+            call = self.call(lambda x: _pack(x, self.block), full, hint="pack")
             self.packed[value] = self.emit(call, f"{_name(value)}_blocked")
         return self.packed[value]
 

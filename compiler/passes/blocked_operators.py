@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tvm import relax
+from tvm import relax, te
 from tvm.ir import Call, Expr
 
 from athanor.compiler.passes.rewrite import op_name, static_shape
@@ -74,15 +74,20 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         return None
     source = graph.input_in_blocks(data, in_channels, plan.in_block)
     packed = relax.const(conv2d.pack_conv2d_weight(weights, plan), "float32")
-    options = dict(
+    options: dict[str, Any] = dict(
         strides=_pair(attrs.strides),
         padding=_padding(attrs.padding),
         dilation=_pair(attrs.dilation),
     )
-    if plan.kind == "depthwise":
-        made = graph.builder.call_te(conv2d.depthwise_conv2d_blocked, source, packed, **options)
-    else:
-        made = graph.builder.call_te(conv2d.conv2d_blocked, source, packed, plan=plan, **options)
+
+    def depthwise(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        return conv2d.depthwise_conv2d_blocked(x, w, **options)
+
+    def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        return conv2d.conv2d_blocked(x, w, plan=plan, **options)
+
+    compute = depthwise if plan.kind == "depthwise" else dense
+    made = graph.call(compute, source, packed, hint="conv2d")
     return graph.emit_blocked(made, out_channels, name)
 
 
@@ -124,19 +129,18 @@ def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     value, attrs = call.args[0], call.attrs
     if not graph.is_blocked(value) or attrs.layout != "NCHW":
         return None
-    options = dict(
+    options: dict[str, Any] = dict(
         kernel=_pair(attrs.pool_size),
         strides=_pair(attrs.strides),
         padding=_padding(attrs.padding),
         dilation=_pair(attrs.dilation),
         ceil_mode=bool(attrs.ceil_mode),
     )
+    compute = pool2d.max_pool2d_blocked
     if op_name(call) == "relax.nn.avg_pool2d":
         options["count_include_pad"] = bool(attrs.count_include_pad)
         compute = pool2d.avg_pool2d_blocked
-    else:
-        compute = pool2d.max_pool2d_blocked
-    made = graph.builder.call_te(compute, value, **options)
+    made = graph.call(lambda x: compute(x, **options), value, hint="pool2d")
     return graph.emit_blocked(made, graph.channels[value], name)
 
 
@@ -150,7 +154,7 @@ def _global_average(graph: LayoutRewriter, call: Call, name: str) -> Expr | None
             return None
     elif [int(size) for size in (attrs.output_size or [])] != [1, 1]:
         return None
-    made = graph.builder.call_te(pool2d.global_avg_pool2d_blocked, value)
+    made = graph.call(pool2d.global_avg_pool2d_blocked, value, hint="global_avg_pool2d")
     pooled = graph.emit_blocked(made, graph.channels[value], name)
     if op_name(call) == "relax.mean" and not attrs.keepdims:
         plain = graph.plain(pooled)

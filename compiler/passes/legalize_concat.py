@@ -36,7 +36,9 @@ class _Rewriter(GraphRewriter):
         shapes = [static_shape(part) for part in parts.fields]
         if all(shape is not None and _leads(shape, axis) for shape in shapes):
             return None
-        made = self.builder.call_te(topi.concatenate, list(parts.fields), axis)
+        made = self.call(
+            lambda *tensors: topi.concatenate(tensors, axis), *parts.fields, hint="concat"
+        )
         return self.emit(made, name)
 
 

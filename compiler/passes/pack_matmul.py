@@ -48,9 +48,11 @@ class _Rewriter(GraphRewriter):
         if weights is not None and ranks[1] == 2:
             packed = matmul.pack_matmul_weight(weights, False, self.target)
             columns = weights.shape[1]
-            made = self.builder.call_te(
-                matmul.matmul_packed, a, relax.const(packed, "float32"), n=columns
-            )
+
+            def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+                return matmul.matmul_packed(x, w, columns)
+
+            made = self.call(dense, a, relax.const(packed, "float32"), hint="matmul")
             return self.emit(made, name)
         return self.run_time_product(a, b, ranks, name)
 
@@ -64,7 +66,7 @@ class _Rewriter(GraphRewriter):
         def product(left: te.Tensor, right: te.Tensor) -> te.Tensor:
             return matmul.batch_matmul(left, right, False, swapped)
 
-        return self.emit(self.builder.call_te(product, a, source), name)
+        return self.emit(self.call(product, a, source, hint="batch_matmul"), name)
 
     def swaps_last_axes(self, value: Expr) -> bool:
         """Whether `value` is a transpose of its last two axes."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
 from tvm.ir import Call, Expr, GenericConst, IRModule
 
 
@@ -73,6 +75,13 @@ class GraphRewriter:
         var = self.builder.emit(value, name)
         self.definition[var] = value
         return var
+
+    def call(self, compute: Callable[..., te.Tensor], *args: Expr, hint: str) -> Call:
+        """A kernel call of a tensor expression.
+
+        Options belong in its closure, where they stay plain Python numbers.
+        """
+        return self.builder.call_te(compute, *args, primfunc_name_hint=hint)
 
     def substitute(self, expr: Expr) -> Expr:
         """The expression over new values."""
