@@ -1,6 +1,6 @@
 """Every way in which inputs or an artifact are refused, with its sentence."""
 
-import shutil
+import hashlib
 import struct
 
 import numpy as np
@@ -8,8 +8,7 @@ import pytest
 
 import athanor
 from athanor import RunError
-
-FOOTER_BYTES = 512  # sizeof(AthanorFooter); its first field is the ABI version
+from athanor.runtime.footer import FOOTER
 
 
 @pytest.fixture(scope="module")
@@ -22,23 +21,23 @@ def image(batch=2):
 
 
 def test_missing_input(model):
-    with pytest.raises(RunError, match="image"):
+    with pytest.raises(RunError, match="inputs don't fit: missing 'image'; expected 'image'"):
         model.run({})
 
 
 def test_extra_input(model):
-    with pytest.raises(RunError, match=r"'label'.*image"):
+    with pytest.raises(RunError, match="unknown 'label'; expected 'image'"):
         model.run({"image": image(), "label": np.zeros(2, np.int64)})
 
 
 def test_wrong_dtype(model):
-    with pytest.raises(RunError, match=r"image.*float32.*float64|image.*float64.*float32"):
+    with pytest.raises(RunError, match="'image' has type float64, expected float32"):
         model.run({"image": image().astype(np.float64)})
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 9), (2, 3, 8, 8), (8, 8), (2, 1, 8, 8, 1), ()])
 def test_wrong_shape(model, shape):
-    with pytest.raises(RunError, match=r"image.*batch.*1, 8, 8"):
+    with pytest.raises(RunError, match=r"'image' has shape \[.*\], expected \[batch, 1, 8, 8\]"):
         model.run({"image": np.zeros(shape, np.float32)})
 
 
@@ -62,7 +61,7 @@ def test_a_refused_run_leaves_the_model_usable(model):
 
 
 def test_missing_artifact(tmp_path):
-    with pytest.raises(RunError, match=r"nothing\.so"):
+    with pytest.raises(RunError, match=r"can't open .*nothing\.so: No such file"):
         athanor.load(tmp_path / "nothing.so")
 
 
@@ -71,23 +70,24 @@ def test_artifact_cut_short(digits_artifact, tmp_path, keep):
     data = digits_artifact.read_bytes()
     path = tmp_path / "short.so"
     path.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(RunError, match=r"short\.so.*(no Athanor artifact|cut short)"):
+    with pytest.raises(RunError, match=r"short\.so is (empty|cut short)"):
         athanor.load(path)
 
 
 def test_file_that_is_no_artifact(digits_model):
-    with pytest.raises(RunError, match=r"digits\.onnx.*no Athanor artifact"):
+    with pytest.raises(RunError, match=r"digits\.onnx is not an Athanor artifact"):
         athanor.load(digits_model)
 
 
 @pytest.mark.parametrize("version", [0, 2, 7])
 def test_artifact_of_another_abi(digits_artifact, tmp_path, version):
+    data = bytearray(digits_artifact.read_bytes())
+    footer = memoryview(data)[-FOOTER.size :]
+    assert struct.unpack_from("<I", footer) == (1,)
+    struct.pack_into("<I", footer, 0, version)
+    hashed = FOOTER.size - 32 - 8  # all before the footer's own hash and the magic number
+    footer[hashed : hashed + 32] = hashlib.sha256(footer[:hashed]).digest()
     path = tmp_path / "other.so"
-    shutil.copy(digits_artifact, path)
-    with path.open("r+b") as file:
-        file.seek(-FOOTER_BYTES, 2)
-        assert struct.unpack("<I", file.read(4)) == (1,)
-        file.seek(-FOOTER_BYTES, 2)
-        file.write(struct.pack("<I", version))
-    with pytest.raises(RunError, match=rf"ABI.*\b{version}\b.*\b1\b"):
+    path.write_bytes(data)
+    with pytest.raises(RunError, match=rf"has ABI version {version}, .* reads version 1"):
         athanor.load(path)
