@@ -1,0 +1,84 @@
+"""Arrays -> the DLTensors of a call, made once and refilled."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from athanor.errors import RunError
+from athanor.runtime.dtypes import dlpack_type
+from athanor.runtime.library import CPU, DataType, Tensor
+from athanor.runtime.spec import TensorSpec
+
+
+def as_array(spec: TensorSpec, value: Any) -> np.ndarray:
+    """`value` as a dense, aligned array; without a copy where it is one.
+
+    Raises RunError, naming the input, where it is no array or one of another type.
+    """
+    if not isinstance(value, np.ndarray):
+        value = _import(spec, value)
+    if value.dtype is not spec.dtype and value.dtype != spec.dtype:
+        raise RunError(f"input '{spec.name}' has type {value.dtype}, expected {spec.dtype}")
+    flags = value.flags
+    if flags.c_contiguous and flags.aligned:
+        return value
+    # Not ascontiguousarray: it would give a scalar an axis.
+    return np.array(value, order="C")
+
+
+def _import(spec: TensorSpec, value: Any) -> np.ndarray:
+    if isinstance(value, np.generic):
+        return np.asarray(value)
+    if not hasattr(value, "__dlpack__"):
+        raise RunError(
+            f"input '{spec.name}' is of class {type(value).__name__}, expected an array of "
+            f"{spec.dtype}"
+        )
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"input '{spec.name}' can't be read through DLPack: {error}") from error
+
+
+class Arguments:
+    """The DLTensors of all inputs, or of all outputs."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = specs
+        self.tensors = (Tensor * max(1, len(specs)))()
+        self._rows = [self.tensors[index] for index in range(len(specs))]
+        self._shapes: list[tuple[int, ...] | None] = [None] * len(specs)
+        self._memory: list[Any] = [None] * len(specs)  # what the rows' shapes point to
+        for row, spec in zip(self._rows, specs, strict=True):
+            row.device_type, row.dtype = CPU, DataType(*dlpack_type(spec.dtype), 1)
+
+    def set_shapes(self, shapes: Sequence[tuple[int, ...]]) -> bool:
+        """Whether any differs from those of the last call."""
+        if shapes == self._shapes:
+            return False
+        for index, (row, shape) in enumerate(zip(self._rows, shapes, strict=True)):
+            row.ndim = len(shape)
+            memory = self._memory[index] = (ctypes.c_int64 * len(shape))(*shape)
+            row.shape = ctypes.cast(memory, ctypes.POINTER(ctypes.c_int64))
+        self._shapes = list(shapes)
+        return True
+
+    def set_data(self, arrays: Sequence[np.ndarray | None]) -> None:
+        """Point to these arrays, which the caller keeps alive; None: NULL."""
+        for row, array in zip(self._rows, arrays, strict=True):
+            row.data = None if array is None else array.ctypes.data
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """As the library has filled them in."""
+        return [tuple(row.shape[: row.ndim]) for row in self._rows]
+
+    def copy(self, index: int) -> np.ndarray:
+        """A copy of the tensor that the library has filled in."""
+        row, dtype = self._rows[index], self._specs[index].dtype
+        array = np.empty(tuple(row.shape[: row.ndim]), dtype)
+        ctypes.memmove(array.ctypes.data, row.data, array.nbytes)
+        return array

@@ -1,0 +1,110 @@
+"""libathanor.so through ctypes: the structs and functions of include/athanor.h."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint32
+from functools import cache
+from pathlib import Path
+
+from athanor.errors import RunError
+
+LIBRARY = Path(__file__).resolve().parent / "lib" / "libathanor.so"
+
+CPU = 1
+"""DLPack's device type of the CPU."""
+
+
+class DataType(Structure):
+    """DLDataType."""
+
+    _fields_ = (("code", c_uint8), ("bits", c_uint8), ("lanes", c_uint16))
+
+
+class Tensor(Structure):
+    """DLTensor; DLDevice is laid out as its two fields."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", c_int32),
+        ("device_id", c_int32),
+        ("ndim", c_int32),
+        ("dtype", DataType),
+        ("shape", POINTER(c_int64)),
+        ("strides", POINTER(c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class Spec(Structure):
+    """AthanorTensorSpec."""
+
+    _fields_ = (
+        ("name", c_char_p),
+        ("dtype", DataType),
+        ("ndim", c_int32),
+        ("shape", POINTER(c_int64)),
+        ("dim_names", POINTER(c_char_p)),
+    )
+
+
+class OpenOptions(Structure):
+    """AthanorOpenOptions."""
+
+    _fields_ = (("size_bytes", c_uint32), ("flags", c_uint32), ("verify", c_int32))
+
+
+class SessionOptions(Structure):
+    """AthanorSessionOptions."""
+
+    _fields_ = (
+        ("size_bytes", c_uint32),
+        ("threads", c_int32),
+        ("spin_us", c_int32),
+        ("parallel_for", ctypes.c_void_p),
+        ("parallel_for_user", ctypes.c_void_p),
+    )
+
+
+_HANDLE = ctypes.c_void_p
+_TENSORS = POINTER(Tensor)
+_SIGNATURES = {
+    "athanor_last_error": (c_char_p,),
+    "athanor_open": (c_int32, c_char_p, POINTER(OpenOptions), POINTER(_HANDLE)),
+    "athanor_close": (None, _HANDLE),
+    "athanor_metadata_json": (c_char_p, _HANDLE),
+    "athanor_num_inputs": (c_int32, _HANDLE),
+    "athanor_num_outputs": (c_int32, _HANDLE),
+    "athanor_input": (POINTER(Spec), _HANDLE, c_int32),
+    "athanor_output": (POINTER(Spec), _HANDLE, c_int32),
+    "athanor_usable_cores": (c_int32,),
+    "athanor_session_create": (c_int32, _HANDLE, POINTER(SessionOptions), POINTER(_HANDLE)),
+    "athanor_session_close": (None, _HANDLE),
+    "athanor_session_output_shapes": (c_int32, _HANDLE, _TENSORS, c_int32, _TENSORS, c_int32),
+    "athanor_session_run": (c_int32, _HANDLE, _TENSORS, c_int32, _TENSORS, c_int32),
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loader library. Raises RunError where it was not built."""
+    if not LIBRARY.exists():
+        raise RunError(
+            f"{LIBRARY} is missing: install athanor again (pip install), with a C compiler at hand"
+        )
+    loaded = ctypes.CDLL(str(LIBRARY))
+    for name, (result, *arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def last_error() -> str:
+    """The library's sentence on what this thread did wrong."""
+    return library().athanor_last_error().decode("utf-8", "replace")
+
+
+def check(status: int) -> None:
+    """Raise RunError with the library's sentence where a call failed."""
+    if status:
+        raise RunError(last_error())

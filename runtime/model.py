@@ -1,0 +1,163 @@
+"""A model that runs."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from athanor.errors import RunError
+from athanor.runtime.arguments import Arguments, as_array
+from athanor.runtime.handle import Handle
+from athanor.runtime.library import SessionOptions, check, library
+from athanor.runtime.spec import TensorSpec
+
+
+class Model:
+    """A compiled model and the memory to run it, from `athanor.load` or `Artifact.load`.
+
+    Threads: a Model runs one call at a time; calls from several threads wait for each other. For
+    runs at the same time give each thread its own `new_session()`: they share weights and code.
+    All models of the process share one pool of worker threads.
+
+    Memory: NumPy arrays and whatever has `__dlpack__` are read in place during the call, without a
+    copy, if they are dense and row-major (else they are copied). Results are new arrays that
+    belong to the caller. The artifact's file is mapped: replace it by rename, never in place.
+    """
+
+    def __init__(self, handle: Handle, threads: int | None = None) -> None:
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise RunError(f"threads is {threads!r}, expected a positive number or None")
+        self._lock = threading.Lock()
+        self._handle: Handle | None = handle
+        self._threads = threads
+        self._session: ctypes.c_void_p | None = None
+        self._keep_alive: Any = None  # the folder of an artifact that was not saved
+        self.inputs: tuple[TensorSpec, ...] = handle.specs("input")
+        self.outputs: tuple[TensorSpec, ...] = handle.specs("output")
+        self._arguments = Arguments(self.inputs)
+        self._asked = Arguments(self.outputs)
+        self._results = Arguments(self.outputs)
+        self._result_shapes: list[tuple[int, ...]] | None = None
+        self._run = library().athanor_session_run
+        options = SessionOptions(ctypes.sizeof(SessionOptions), threads or 0, 0, None, None)
+        session = ctypes.c_void_p()
+        check(
+            library().athanor_session_create(
+                handle.pointer, ctypes.byref(options), ctypes.byref(session)
+            )
+        )
+        self._session = session
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the artifact says of itself: versions, hashes, target, kernels and sizes."""
+        return self._alive()[0].metadata()
+
+    def new_session(self, threads: int | None = None) -> Model:
+        """A Model of the same weights with memory of its own, for another thread.
+
+        threads: None is the number of this one.
+        """
+        other = Model(self._alive()[0], threads or self._threads)
+        other._keep_alive = self._keep_alive
+        return other
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run on one array for every input name; the outputs by name, in the model's order.
+
+        Raises RunError, naming the input, what was expected and what was received, where an input
+        is missing, unknown, of another type or of another shape.
+        """
+        if len(inputs) != len(self.inputs) or any(s.name not in inputs for s in self.inputs):
+            raise _wrong_names([spec.name for spec in self.inputs], list(inputs))
+        results = self._execute([inputs[spec.name] for spec in self.inputs])
+        return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+
+    def __call__(self, *arrays: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run on the inputs in the model's order.
+
+        Returns the output itself where the model has one, else a tuple of them in order.
+        """
+        if len(arrays) != len(self.inputs):
+            names = ", ".join(spec.name for spec in self.inputs)
+            raise RunError(f"{len(arrays)} inputs given, expected {len(self.inputs)}: {names}")
+        results = self._execute(arrays)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def close(self) -> None:
+        """Free the memory; runs raise RunError from now on. Closing twice is harmless."""
+        with self._lock:
+            session, self._session, self._handle = self._session, None, None
+            if session is not None:
+                library().athanor_session_close(session)
+
+    def _alive(self) -> tuple[Handle, ctypes.c_void_p]:
+        handle, session = self._handle, self._session
+        if handle is None or session is None:
+            raise RunError("the model is closed")
+        return handle, session
+
+    def _execute(self, values: Sequence[Any]) -> list[np.ndarray]:
+        arrays = [as_array(spec, value) for spec, value in zip(self.inputs, values, strict=True)]
+        with self._lock:
+            session = self._alive()[1]
+            shapes = self._plan(session, arrays)
+            # A size of -1 is told by the run, in memory of the session, which is copied.
+            results = [
+                None if -1 in shape else np.empty(shape, spec.dtype)
+                for spec, shape in zip(self.outputs, shapes, strict=True)
+            ]
+            self._arguments.set_data(arrays)
+            self._results.set_data(results)
+            ins, outs = self._arguments.tensors, self._results.tensors
+            check(self._run(session, ins, len(arrays), outs, len(results)))
+            return [
+                self._results.copy(index) if result is None else result
+                for index, result in enumerate(results)
+            ]
+
+    def _plan(
+        self, session: ctypes.c_void_p, arrays: Sequence[np.ndarray]
+    ) -> list[tuple[int, ...]]:
+        """The outputs' shapes; they stay the same while the inputs' do."""
+        changed = self._arguments.set_shapes([array.shape for array in arrays])
+        if changed or self._result_shapes is None:
+            self._result_shapes = None
+            ins, outs = self._arguments.tensors, self._asked.tensors
+            shapes_of = library().athanor_session_output_shapes
+            check(shapes_of(session, ins, len(self.inputs), outs, len(self.outputs)))
+            self._result_shapes = self._asked.shapes()
+            self._results.set_shapes(self._result_shapes)
+        return self._result_shapes
+
+    def __del__(self) -> None:
+        if getattr(self, "_session", None) is not None:
+            self.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _wrong_names(expected: Sequence[str], received: Sequence[str]) -> RunError:
+    missing = [name for name in expected if name not in received]
+    extra = [str(name) for name in received if name not in expected]
+    faults = [
+        f"{what} {', '.join(map(repr, names))}"
+        for what, names in (("missing", missing), ("unknown", extra))
+        if names
+    ]
+    wanted = ", ".join(map(repr, expected)) or "none"
+    return RunError(f"inputs don't fit: {'; '.join(faults)}; expected {wanted}")

@@ -1,0 +1,17 @@
+"""What a model takes and gives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class TensorSpec(NamedTuple):
+    """An input or an output: its name, element type and shape."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str | None, ...]
+    """A size; or the name of a size that only inputs tell, the same wherever the name stands; or
+    None for a size of an output that only the run tells."""

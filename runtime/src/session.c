@@ -1,0 +1,285 @@
+/* Sessions: the memory of a run, and the run. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_THREADS 4096
+#define DEFAULT_SPIN_US 50
+
+struct AthanorSession {
+  AthanorModel *model;
+  AthParallel parallel;
+  atomic_flag busy;
+  bool uses_pool;
+  AthBuffer arena;
+  AthBuffer *outputs;     /* memory of those outputs that the session owns */
+  void **input_data, **output_data;
+  int64_t *symbols;
+  /* What `plan` said for planned_symbols; shapes: the same, completed by the run. */
+  bool planned;
+  int64_t *planned_symbols, *planned_shapes, *shapes;
+  uint64_t arena_bytes;
+};
+
+AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOptions *options,
+                                     AthanorSession **result) {
+  const AthanorSessionOptions defaults = {.size_bytes = sizeof defaults};
+  if (!options) options = &defaults;
+  ath_clear_error();
+  if (!model || !result)
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_session_create: model or session is NULL");
+  if (!model->descriptor)
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "%s was opened for inspection only", model->path);
+  if (options->size_bytes < sizeof defaults)
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_session_create: options.size_bytes is %u",
+                    options->size_bytes);
+  if (options->threads < 0 || options->threads > MAX_THREADS)
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "threads is %d, expected 0 to %d", options->threads,
+                    MAX_THREADS);
+  const AthanorDescriptor *d = model->descriptor;
+  const size_t inputs = (size_t)d->num_inputs, outputs = (size_t)d->num_outputs;
+  const size_t symbols = (size_t)d->num_symbols, dims = outputs * (size_t)d->max_output_ndim;
+  /* One block; all of its arrays hold 8-byte elements. */
+  AthanorSession *session =
+      calloc(1, sizeof *session + outputs * sizeof(AthBuffer) +
+                    (inputs + outputs) * sizeof(void *) + (2 * symbols + 2 * dims) * 8);
+  if (!session) return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for a session of %s", model->path);
+  session->outputs = (AthBuffer *)(session + 1);
+  session->input_data = (void **)(session->outputs + outputs);
+  session->output_data = session->input_data + inputs;
+  session->symbols = (int64_t *)(session->output_data + outputs);
+  session->planned_symbols = session->symbols + symbols;
+  session->planned_shapes = session->planned_symbols + symbols;
+  session->shapes = session->planned_shapes + dims;
+  session->model = model;
+  atomic_flag_clear(&session->busy);
+  session->parallel = (AthParallel){
+      .threads = options->threads ? options->threads : athanor_usable_cores(),
+      .spin_us = options->spin_us ? options->spin_us : DEFAULT_SPIN_US,
+      .parallel_for = options->parallel_for,
+      .parallel_for_user = options->parallel_for_user,
+  };
+  session->uses_pool = session->parallel.threads > 1 && !session->parallel.parallel_for;
+  if (session->uses_pool) ath_pool_retain(session->parallel.threads - 1);
+  ath_model_retain(model);
+  *result = session;
+  return ATHANOR_OK;
+}
+
+void athanor_session_close(AthanorSession *session) {
+  if (!session) return;
+  if (session->uses_pool) ath_pool_release();
+  for (int32_t i = 0; i < session->model->descriptor->num_outputs; i++)
+    ath_buffer_free(&session->outputs[i]);
+  ath_buffer_free(&session->arena);
+  athanor_close(session->model);
+  free(session);
+}
+
+static const int64_t *planned_shape(const AthanorSession *session, int32_t index) {
+  return session->planned_shapes + (size_t)index * (size_t)session->model->descriptor->max_output_ndim;
+}
+
+static int64_t *output_shape(const AthanorSession *session, int32_t index) {
+  return session->shapes + (size_t)index * (size_t)session->model->descriptor->max_output_ndim;
+}
+
+/* Whether a size of the output is told only by the run. */
+static bool is_data_dependent(const AthanorSession *session, int32_t index) {
+  const int64_t *shape = planned_shape(session, index);
+  for (int32_t axis = 0; axis < athanor_output(session->model, index)->ndim; axis++)
+    if (shape[axis] == ATHANOR_DIM_DATA_DEPENDENT) return true;
+  return false;
+}
+
+static AthanorStatus plan(AthanorSession *session) {
+  const AthanorDescriptor *d = session->model->descriptor;
+  const size_t symbols_bytes = (size_t)d->num_symbols * sizeof *session->symbols;
+  const size_t shapes_bytes =
+      (size_t)d->num_outputs * (size_t)d->max_output_ndim * sizeof *session->shapes;
+  if (!session->planned || memcmp(session->symbols, session->planned_symbols, symbols_bytes)) {
+    session->planned = false;
+    if (d->plan(session->symbols, &session->arena_bytes, session->planned_shapes)) {
+      if (!*athanor_last_error()) ath_set_error("the model can't run on inputs of these shapes");
+      return ATHANOR_ERROR_INPUT;
+    }
+    memcpy(session->planned_symbols, session->symbols, symbols_bytes);
+    session->planned = true;
+  }
+  memcpy(session->shapes, session->planned_shapes, shapes_bytes);
+  for (int32_t i = 0; i < d->num_outputs; i++) {
+    const AthanorTensorSpec *spec = athanor_output(session->model, i);
+    uint64_t size_bytes;
+    if (is_data_dependent(session, i)) continue;
+    if (ath_size_bytes(output_shape(session, i), spec->ndim, ath_itemsize(spec->dtype), &size_bytes))
+      continue;
+    char shape[256];
+    ath_print_shape(shape, sizeof shape, output_shape(session, i), spec->ndim, NULL);
+    return ath_fail(ATHANOR_ERROR_INPUT, "output '%s' would have shape %s with these inputs",
+                    spec->name, shape);
+  }
+  return ATHANOR_OK;
+}
+
+static AthanorStatus check_counts(const AthanorSession *session, const DLTensor *inputs,
+                                  int32_t num_inputs, const DLTensor *outputs,
+                                  int32_t num_outputs) {
+  const AthanorDescriptor *d = session->model->descriptor;
+  if (num_inputs != d->num_inputs)
+    return ath_fail(ATHANOR_ERROR_INPUT, "%s: %d inputs given, expected %d", session->model->path,
+                    num_inputs, d->num_inputs);
+  if (num_outputs != d->num_outputs)
+    return ath_fail(ATHANOR_ERROR_INPUT, "%s: %d outputs given, expected %d", session->model->path,
+                    num_outputs, d->num_outputs);
+  if ((num_inputs && !inputs) || (num_outputs && !outputs))
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "inputs or outputs is NULL");
+  return ATHANOR_OK;
+}
+
+static AthanorStatus bind(AthanorSession *session, const DLTensor *inputs) {
+  AthanorStatus status = ATHANOR_OK;
+  for (int32_t i = 0; !status && i < session->model->descriptor->num_inputs; i++)
+    status = ath_check_tensor("input", athanor_input(session->model, i), &inputs[i]);
+  if (!status) status = ath_bind_symbols(session->model, inputs, session->symbols);
+  return status ? status : plan(session);
+}
+
+static void describe(AthanorSession *session, int32_t index, void *data, DLTensor *tensor) {
+  const AthanorTensorSpec *spec = athanor_output(session->model, index);
+  *tensor = (DLTensor){
+      .data = data,
+      .device = {kDLCPU, 0},
+      .ndim = spec->ndim,
+      .dtype = spec->dtype,
+      .shape = output_shape(session, index),
+  };
+}
+
+/* A buffer of the caller's, or one of ours. */
+static AthanorStatus place_output(AthanorSession *session, int32_t index, const DLTensor *tensor) {
+  const AthanorTensorSpec *spec = athanor_output(session->model, index);
+  const int64_t *shape = output_shape(session, index);
+  session->output_data[index] = NULL;
+  if (is_data_dependent(session, index)) {
+    if (!tensor->data) return ATHANOR_OK;
+    return ath_fail(ATHANOR_ERROR_INPUT,
+                    "output '%s' has a shape that depends on the data: leave its data NULL",
+                    spec->name);
+  }
+  if (tensor->data) {
+    AthanorTensorSpec exact = *spec;
+    exact.shape = shape;
+    exact.dim_names = NULL;
+    AthanorStatus status = ath_check_tensor("output", &exact, tensor);
+    return status ? status
+                  : ath_check_data("output", &exact, tensor, &session->output_data[index]);
+  }
+  uint64_t size_bytes = 0;
+  ath_size_bytes(shape, spec->ndim, ath_itemsize(spec->dtype), &size_bytes);
+  if (!ath_buffer_reserve(&session->outputs[index], size_bytes))
+    return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of output '%s'",
+                    (unsigned long long)size_bytes, spec->name);
+  session->output_data[index] = session->outputs[index].data;
+  return ATHANOR_OK;
+}
+
+void *ath_session_output(AthanorSession *session, int32_t index, int32_t ndim,
+                         const int64_t *shape) {
+  const AthanorTensorSpec *spec = athanor_output(session->model, index);
+  uint64_t size_bytes = 0;
+  if (!spec || ndim != spec->ndim || !is_data_dependent(session, index) ||
+      !ath_size_bytes(shape, ndim, ath_itemsize(spec->dtype), &size_bytes)) {
+    ath_fail(ATHANOR_ERROR_RUN, "the model asked for a wrong output %d", index);
+    return NULL;
+  }
+  if (!ath_buffer_reserve(&session->outputs[index], size_bytes)) {
+    ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of output '%s'",
+             (unsigned long long)size_bytes, spec->name);
+    return NULL;
+  }
+  memcpy(output_shape(session, index), shape, (size_t)ndim * sizeof *shape);
+  return session->output_data[index] = session->outputs[index].data;
+}
+
+static AthanorStatus execute(AthanorSession *session) {
+  if (!ath_buffer_reserve(&session->arena, session->arena_bytes))
+    return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of intermediate results",
+                    (unsigned long long)session->arena_bytes);
+  AthanorRun run = {
+      .services = ath_services(),
+      .inputs = session->input_data,
+      .outputs = session->output_data,
+      .symbols = session->symbols,
+      .weights = session->model->weights,
+      .arena = session->arena.data,
+      .session = session,
+  };
+  /* A run may lie inside another one's, where an app's parallel-for runs models. */
+  const AthParallel *outer = ath_parallel;
+  const size_t depth = ath_workspace_depth();
+  ath_parallel = &session->parallel;
+  const int result = session->model->descriptor->run(&run);
+  ath_parallel = outer;
+  ath_workspace_reset(depth);
+  if (!result) return ATHANOR_OK;
+  char reason[ATH_ERROR_BYTES - 128];
+  snprintf(reason, sizeof reason, "%s", athanor_last_error());
+  if (!*reason) snprintf(reason, sizeof reason, "a kernel returned %d", result);
+  return ath_fail(ATHANOR_ERROR_RUN, "running %s failed: %s", session->model->path, reason);
+}
+
+static AthanorStatus run(AthanorSession *session, const DLTensor *inputs, DLTensor *outputs) {
+  const AthanorDescriptor *d = session->model->descriptor;
+  AthanorStatus status = bind(session, inputs);
+  for (int32_t i = 0; !status && i < d->num_inputs; i++)
+    status = ath_check_data("input", athanor_input(session->model, i), &inputs[i],
+                            &session->input_data[i]);
+  for (int32_t i = 0; !status && i < d->num_outputs; i++)
+    status = place_output(session, i, &outputs[i]);
+  if (!status) status = execute(session);
+  for (int32_t i = 0; !status && i < d->num_outputs; i++) {
+    if (!session->output_data[i])
+      return ath_fail(ATHANOR_ERROR_RUN, "running %s did not make output '%s'",
+                      session->model->path, athanor_output(session->model, i)->name);
+    if (!outputs[i].data) describe(session, i, session->output_data[i], &outputs[i]);
+  }
+  return status;
+}
+
+static AthanorStatus enter(AthanorSession *session) {
+  ath_clear_error();
+  if (!session) return ath_fail(ATHANOR_ERROR_ARGUMENT, "session is NULL");
+  if (atomic_flag_test_and_set(&session->busy))
+    return ath_fail(ATHANOR_ERROR_ARGUMENT,
+                    "the session is running on another thread: make a session for each thread");
+  return ATHANOR_OK;
+}
+
+AthanorStatus athanor_session_output_shapes(AthanorSession *session, const DLTensor *inputs,
+                                            int32_t num_inputs, DLTensor *outputs,
+                                            int32_t num_outputs) {
+  AthanorStatus status = enter(session);
+  if (status) return status;
+  status = check_counts(session, inputs, num_inputs, outputs, num_outputs);
+  if (!status) status = bind(session, inputs);
+  for (int32_t i = 0; !status && i < num_outputs; i++) {
+    int64_t *shape = output_shape(session, i);
+    describe(session, i, NULL, &outputs[i]);
+    for (int32_t axis = 0; axis < outputs[i].ndim; axis++)
+      if (shape[axis] == ATHANOR_DIM_DATA_DEPENDENT) shape[axis] = -1;
+  }
+  atomic_flag_clear(&session->busy);
+  return status;
+}
+
+AthanorStatus athanor_session_run(AthanorSession *session, const DLTensor *inputs,
+                                  int32_t num_inputs, DLTensor *outputs, int32_t num_outputs) {
+  AthanorStatus status = enter(session);
+  if (status) return status;
+  status = check_counts(session, inputs, num_inputs, outputs, num_outputs);
+  if (!status) status = run(session, inputs, outputs);
+  atomic_flag_clear(&session->busy);
+  return status;
+}
