@@ -6,7 +6,7 @@ through the folders of `fold_symbolic`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,55 +14,30 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from athanor.frontends.onnx.fold_symbolic import FOLDERS
-from athanor.frontends.onnx.known import Known, as_int, as_objects, known, product
+from athanor.frontends.onnx.known import Known, known
 from athanor.frontends.onnx.node import Node
 
 _MAX_ELEMENTS = 1 << 13  # larger results are left to the compiler, which folds with its own kernels
 _MAX_SYMBOLIC = 256  # symbolic elements are expressions: slow to simplify, and shapes are short
 
-Shape = list[Any] | None
 
-
-def fold(node: Node, shapes: Sequence[Shape]) -> tuple[Known | None, ...] | None:
+def fold(node: Node, present: Sequence[bool]) -> tuple[Known | None, ...] | None:
     """The outputs of a node that is known at import, else None.
 
-    `shapes` has each input's dimensions; `node.known` the elements, where known.
+    `node.known` has the elements of the inputs where known; `present` says which inputs exist.
     """
     if node.domain != "":
         return None
-    if node.op in _SHAPE_FOLDERS:
-        return (_SHAPE_FOLDERS[node.op](node, shapes),)
-    inputs = [value for value, shape in zip(node.known, shapes, strict=True) if shape is not None]
+    inputs = [value for value, exists in zip(node.known, present, strict=True) if exists]
     if not inputs or any(value is None for value in inputs):
         return None
     if all(value.is_constant for value in inputs if value is not None):
-        return _fold_constants(node, shapes)
+        return _fold_constants(node)
     folder = FOLDERS.get(node.op)
     if folder is None or any(v.elements.size > _MAX_SYMBOLIC for v in inputs if v is not None):
         return None
     result = folder(node, list(node.known))
     return None if result is None else (result,)
-
-
-def _shape(node: Node, shapes: Sequence[Shape]) -> Known:
-    dims = shapes[0]
-    assert dims is not None
-    rank = len(dims)
-    start, end = node.int("start", 0), node.int("end", rank)
-    start, end = (min(max(v + rank if v < 0 else v, 0), rank) for v in (start, end))
-    part = [as_int(dim) for dim in dims[start:end]]
-    return known(as_objects(part, (len(part),)), "int64")
-
-
-def _size(node: Node, shapes: Sequence[Shape]) -> Known:
-    assert shapes[0] is not None
-    return known(as_objects([product(shapes[0])], ()), "int64")
-
-
-_SHAPE_FOLDERS: dict[str, Callable[[Node, Sequence[Shape]], Known]] = {
-    "Shape": _shape,
-    "Size": _size,
-}
 
 
 _NOT_CONSTANT = frozenset(
@@ -74,7 +49,7 @@ _NOT_CONSTANT = frozenset(
 )
 
 
-def _fold_constants(node: Node, shapes: Sequence[Shape]) -> tuple[Known | None, ...] | None:
+def _fold_constants(node: Node) -> tuple[Known | None, ...] | None:
     """Run the node in onnx's reference implementation; None when it is no small computation."""
     if node.op in _NOT_CONSTANT:
         return None

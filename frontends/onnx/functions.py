@@ -1,6 +1,14 @@
-"""Operators that are defined by a function body become that body."""
+"""Operators that are defined by a function body become that body.
+
+Bodies that do not depend on the call are inlined before conversion (onnx.inliner); those that
+depend on input types are asked for while converting, when the types are known.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
 
 import onnx
 import onnx.inliner
@@ -42,10 +50,98 @@ def _with_body(skeleton: onnx.ModelProto, operators: Operators) -> list[tuple[st
         version = versions.get(canonical_domain(node.domain))
         if version is None or operators.find(node.domain, node.op_type, version):
             continue
-        try:
-            schema = onnx.defs.get_schema(node.op_type, version, node.domain)
-        except onnx.defs.SchemaError:
-            continue
-        if schema.has_function or schema.has_context_dependent_function:
+        schema = schema_of(node.domain, node.op_type, version)
+        if schema is not None and schema.has_function:
             wanted.add((node.domain, node.op_type))
     return sorted(wanted)
+
+
+def schema_of(domain: str, op: str, version: int) -> Any:
+    """The standard's definition of an operator, None where it has none."""
+    try:
+        return onnx.defs.get_schema(op, version, canonical_domain(domain))
+    except onnx.defs.SchemaError:
+        return None
+
+
+def typed_body(
+    proto: onnx.NodeProto, version: int, types: Sequence[onnx.TypeProto]
+) -> onnx.FunctionProto | None:
+    """The body of an operator whose function depends on the node's attributes and input types.
+
+    `types` has an entry for each input, empty for an absent one. None when there is no body.
+    """
+    schema = schema_of(proto.domain, proto.op_type, version)
+    if schema is None or not schema.has_context_dependent_function:
+        return None
+    data = schema.get_context_dependent_function_with_opset_version(
+        max(v for v in schema.context_dependent_function_opset_versions if v <= version),
+        proto.SerializeToString(),
+        [kind.SerializeToString() for kind in types],
+    )
+    function = onnx.FunctionProto()
+    function.ParseFromString(data)
+    return function if function.node else None
+
+
+def called_nodes(
+    function: onnx.FunctionProto, proto: onnx.NodeProto, prefix: str
+) -> list[onnx.NodeProto]:
+    """The function's nodes with the call's inputs, outputs and attributes put in.
+
+    Names inside the body get the prefix; absent inputs and outputs become "".
+    """
+    names = {"": ""}
+    for formal, actual in zip_longest(function.input, proto.input, fillvalue=""):
+        names[formal] = actual
+    outputs = list(proto.output) + [""] * (len(function.output) - len(proto.output))
+    for position, (formal, actual) in enumerate(zip(function.output, outputs, strict=False)):
+        names[formal] = actual or f"{prefix}.{position}"
+    attributes = {attribute.name: attribute for attribute in proto.attribute}
+    schema_defaults = {attribute.name: attribute for attribute in function.attribute_proto}
+    return [
+        _renamed(node, names, {**schema_defaults, **attributes}, prefix) for node in function.node
+    ]
+
+
+def _renamed(
+    node: onnx.NodeProto,
+    names: dict[str, str],
+    attributes: dict[str, onnx.AttributeProto],
+    prefix: str,
+) -> onnx.NodeProto:
+    result = onnx.NodeProto()
+    result.CopyFrom(node)
+    result.name = f"{prefix}.{node.name or node.op_type}"
+    result.input[:] = [names.setdefault(name, f"{prefix}.{name}") for name in node.input]
+    result.output[:] = [names.setdefault(name, f"{prefix}.{name}") for name in node.output]
+    del result.attribute[:]
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            if attribute.ref_attr_name not in attributes:
+                continue
+            given = result.attribute.add()
+            given.CopyFrom(attributes[attribute.ref_attr_name])
+            given.name = attribute.name
+            continue
+        copied = result.attribute.add()
+        copied.CopyFrom(attribute)
+        for graph in (copied.g, *copied.graphs):
+            _rename_graph(graph, names, attributes, prefix)
+    return result
+
+
+def _rename_graph(
+    graph: onnx.GraphProto,
+    names: dict[str, str],
+    attributes: dict[str, onnx.AttributeProto],
+    prefix: str,
+) -> None:
+    """Outer names that a subgraph captures follow the renaming; its own names stay."""
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    own |= {name for node in graph.node for name in node.output}
+    visible = {name: new for name, new in names.items() if name not in own}
+    visible |= {name: name for name in own}
+    nodes = [_renamed(node, visible, attributes, prefix) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

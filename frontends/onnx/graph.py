@@ -12,11 +12,13 @@ from tvm import relax
 
 from athanor.errors import CompileError
 from athanor.frontends.onnx.fold import fold
+from athanor.frontends.onnx.functions import called_nodes, typed_body
 from athanor.frontends.onnx.known import Known, known, materialize
 from athanor.frontends.onnx.node import Node, parse_attributes
-from athanor.frontends.onnx.operators import Operators
+from athanor.frontends.onnx.operators import Operators, canonical_domain
 from athanor.frontends.onnx.shapes import identifier
 from athanor.frontends.onnx.tensor_data import to_array, to_constant
+from athanor.frontends.onnx.tensors import dtype_of, np_dtype, shape_of
 
 _KNOWN_BYTES = 1 << 16  # weights up to this size are followed through shape computations
 
@@ -91,12 +93,14 @@ class GraphConverter:
             known=[self.known(name) if name else None for name in proto.input],
             outputs=list(proto.output),
         )
-        folded = fold(node, [self.known_shape(name) for name in proto.input])
+        folded = fold(node, [bool(name) for name in proto.input])
         if folded is not None:
             self._define_outputs(node, folded)
             return
         converter = self.operators.find(domain, node.op, node.opset)
-        assert converter is not None, f"{node.place} was not checked before conversion"
+        if converter is None:
+            self._convert_body(proto, node)
+            return
         inputs = [self.tensor(name) if name else None for name in proto.input]
         try:
             result = converter(node, inputs, self.builder)
@@ -110,17 +114,27 @@ class GraphConverter:
             ) from error
         self._define_outputs(node, result)
 
-    def known_shape(self, name: str) -> list[Any] | None:
-        """The dimensions of a value without making a tensor of it; None for an absent input."""
-        if not name:
-            return None
-        if name in self._exprs:
-            return list(self._exprs[name].ty.shape.values)
-        if name in self._known:
-            return list(self._known[name].shape)
-        if name in self._weights:
-            return list(self._weights[name].dims)
-        raise CompileError(f"value {name!r} is used before it is defined")
+    def _convert_body(self, proto: onnx.NodeProto, node: Node) -> None:
+        """Convert the function body of an operator without a converter."""
+        types = []
+        for name in proto.input:
+            kind = onnx.TypeProto()
+            if name:
+                expr = self.tensor(name)
+                dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(dtype_of(expr)))
+                dims = [dim if isinstance(dim, int) else None for dim in shape_of(expr)]
+                kind = onnx.helper.make_tensor_type_proto(dtype, dims)
+            types.append(kind)
+        function = typed_body(proto, node.opset, types)
+        if function is None:
+            raise node.error("no converter, and no function body for these inputs")
+        outer = dict(self.opsets)
+        versions = {canonical_domain(e.domain): e.version for e in function.opset_import}
+        self.opsets = {**outer, **versions}
+        body = onnx.GraphProto(node=called_nodes(function, proto, node.name or node.op))
+        self.operators.check(body, self.opsets)
+        self.convert(body.node)
+        self.opsets = outer
 
     def _define_outputs(self, node: Node, result: Any) -> None:
         results: Sequence[Any] = result if isinstance(result, (tuple, list)) else [result]

@@ -43,7 +43,9 @@ class Operators:
             domain = canonical_domain(node.domain)
             if domain not in opsets:
                 lines.append(f"  {_label(node)}: the model imports no opset of domain {domain!r}")
-            elif self.find(domain, node.op_type, opsets[domain]) is None:
+            elif self.find(domain, node.op_type, opsets[domain]) is None and not (
+                has_typed_body(node, opsets[domain])
+            ):
                 lines.append(f"  {_label(node)}, opset {opsets[domain]}: {self._hint(node)}")
         if lines:
             raise CompileError(f"unsupported operators ({len(lines)}):\n" + "\n".join(lines))
@@ -59,6 +61,15 @@ class Operators:
             f'no converter for domain {domain!r}; pass operators={{("{domain}", '
             f'"{node.op_type}", 1): converter}}'
         )
+
+
+def has_typed_body(node: onnx.NodeProto, version: int) -> bool:
+    """Whether the standard defines the operator by a body that depends on input types."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, canonical_domain(node.domain))
+    except onnx.defs.SchemaError:
+        return False
+    return schema.has_context_dependent_function
 
 
 def canonical_domain(domain: str) -> str:

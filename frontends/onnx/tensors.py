@@ -66,6 +66,9 @@ def reshape(expr: relax.Expr, shape: Sequence[Any], builder: relax.BlockBuilder)
         for a, b in zip(have, shape, strict=True)
     ):
         return expr
+    if any(isinstance(dim, int) and dim == 0 for dim in shape):
+        # relax.reshape takes a 0 for "keep the dimension"
+        return builder.emit(relax.op.zeros(relax.ShapeExpr(list(shape)), dtype_of(expr)))
     value = as_constant(expr)
     if value is not None and value.size <= 1 << 20 and all(isinstance(d, int) for d in shape):
         return constant(value.reshape(tuple(shape)), dtype_of(expr))

@@ -64,6 +64,34 @@ def log_softmax(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     return R.nn.log_softmax(inputs[0], axis=node.axis("axis", rank_of(inputs[0]), -1))
 
 
+def hardmax(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """1 at the first maximum along one axis (default the last), 0 elsewhere.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Hardmax.html
+    """
+    return _first_maximum(inputs[0], node.axis("axis", rank_of(inputs[0]), -1), builder)
+
+
+def hardmax_flattened(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """Opset 12 and older: hardmax over all dims from `axis` (default 1) on, taken as one."""
+    return _flattened(node, inputs[0], lambda x, axis: _first_maximum(x, axis, builder), builder)
+
+
+def _first_maximum(x: relax.Expr, axis: int, builder: Builder) -> relax.Expr:
+    largest = builder.emit(R.argmax(x, axis, keepdims=True))
+    dims = shape_of(x)
+
+    def kernel(index: te.Tensor) -> te.Tensor:
+        def element(*i: Any) -> Any:
+            hit = index(*i[:axis], 0, *i[axis + 1 :]) == i[axis]
+            return tirx.Select(hit, tirx.const(1, dtype_of(x)), tirx.const(0, dtype_of(x)))
+
+        shape = (*index.shape[:axis], dims[axis], *index.shape[axis + 1 :])
+        return te.compute(shape, element, name="hardmax")
+
+    return compute(builder, "hardmax", kernel, largest)
+
+
 def dropout(node: Node, inputs: Inputs, builder: Builder) -> tuple[Any, ...]:
     """Inference: the input as it is; the mask, when asked for, is all true.
 

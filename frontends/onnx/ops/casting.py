@@ -28,7 +28,10 @@ def cast_like(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__CastLike.html
     """
-    return _convert(node, inputs[0], dtype_of(inputs[1]), builder)
+    dtype = dtype_of(inputs[1])
+    if dtype not in _PLAIN:
+        raise node.error(f"element type {dtype} is not supported")
+    return _convert(node, inputs[0], dtype, builder)
 
 
 def onnx_dtype(node: Node, elem_type: int) -> str:

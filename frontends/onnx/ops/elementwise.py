@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.node import Node
@@ -89,17 +90,33 @@ def divide(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
 
 def modulo(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-    """`a mod b`: the sign of b (Python), or of a with fmod=1 (C); floats need fmod=1.
+    """`a mod b`: the sign of b as in Python, or of a as in C with fmod=1.
 
     Source: https://onnx.ai/onnx/operators/onnx__Mod.html
     """
-    fmod = node.int("fmod", 0)
-    if is_float(inputs[0]) and not fmod:
-        raise node.error("fmod=0 with float inputs; the standard asks for fmod=1")
-    if not fmod:
-        return broadcast_compute(builder, "modulo", tirx.floormod, *inputs)
-    function = tirx.fmod if is_float(inputs[0]) else tirx.truncmod
-    return broadcast_compute(builder, "fmod", function, *inputs)
+    fmod = bool(node.int("fmod", 0))
+    dtype = dtype_of(inputs[0])
+    if not is_float(inputs[0]):
+        function = tirx.truncmod if fmod else tirx.floormod
+        return broadcast_compute(builder, "modulo", function, *inputs)
+    wide = "float64" if dtype == "float64" else "float32"
+    name = "fmod" if wide == "float64" else "fmodf"
+
+    def remainder(left: Any, right: Any) -> Any:
+        left, right = left.astype(wide), right.astype(wide)
+        # libm's fmod is exact; LLVM has no instruction for it
+        rest = tirx.call_pure_extern(wide, name, left, right)
+        if fmod:
+            return rest.astype(dtype)
+        zero = tirx.const(0, wide)
+        opposite = tirx.any(
+            tirx.all(rest < zero, right > zero), tirx.all(rest > zero, right < zero)
+        )
+        signed_zero = tirx.Select(right < zero, tirx.const(-0.0, wide), zero)
+        python = tirx.Select(opposite, rest + right, rest)
+        return tirx.Select(rest == zero, signed_zero, python).astype(dtype)
+
+    return broadcast_compute(builder, "modulo", remainder, *inputs)
 
 
 def power(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -128,19 +145,28 @@ def power(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
 
 def bit_shift(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-    """`a << b` or `a >> b` on unsigned integers; shifting out every bit gives 0.
+    """`a << b` or `a >> b`; a count that is negative or shifts out every bit gives 0 (or -1).
 
     Source: https://onnx.ai/onnx/operators/onnx__BitShift.html
     """
     direction = node.string("direction")
     if direction not in ("LEFT", "RIGHT"):
         raise node.error(f"direction={direction!r} is neither LEFT nor RIGHT")
-    bits = inputs[0].ty.dtype.bits
+    dtype = np.dtype(dtype_of(inputs[0]))
+    bits, signed = dtype.itemsize * 8, dtype.kind == "i"
 
     def shift(value: Any, count: Any) -> Any:
-        shifted = (value << count) if direction == "LEFT" else (value >> count)
-        zero = tirx.const(0, value.ty.dtype)
-        return tirx.Select(count < tirx.const(bits, count.ty.dtype), shifted, zero)
+        kind = dtype.name
+        valid = count < tirx.const(bits, kind)
+        if signed:
+            valid = tirx.all(valid, count >= tirx.const(0, kind))
+        safe = tirx.Select(valid, count, tirx.const(0, kind))
+        gone = tirx.const(0, kind)
+        if direction == "RIGHT":
+            if signed:  # the sign bit fills every place
+                gone = tirx.Select(value < gone, tirx.const(-1, kind), gone)
+            return tirx.Select(valid, value >> safe, gone)
+        return tirx.Select(valid, value << safe, gone)
 
     return broadcast_compute(builder, "bit_shift", shift, *inputs)
 

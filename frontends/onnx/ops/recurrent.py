@@ -126,7 +126,9 @@ def _operands(
         bias if bias is not None else zeros(2 * gates * hidden_size),
         hidden,
         states[1] if node.op == "LSTM" else None,
-        (part(7) or zeros(3 * hidden_size)) if node.op == "LSTM" else None,
+        (part(7) if node.has_input(7, inputs) else zeros(3 * hidden_size))
+        if node.op == "LSTM"
+        else None,
     )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
+from athanor.frontends.onnx.known import is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensors import (
     cast,
     compute,
     dtype_of,
     is_float,
+    np_dtype,
     rank_of,
     scalar,
     shape_of,
@@ -50,7 +52,10 @@ def reduction(
         chosen = node.normalize_axes(axes, rank_of(x)) if axes else list(range(rank_of(x)))
         if not chosen:
             return _noop(node, x, builder)
-        return reduce(x, sorted(chosen), bool(node.int("keepdims", 1)), builder)
+        keepdims = bool(node.int("keepdims", 1))
+        if any(not is_symbolic(d) and d == 0 for i, d in enumerate(shape_of(x)) if i in chosen):
+            return _of_nothing(node, x, chosen, keepdims, builder)
+        return reduce(x, sorted(chosen), keepdims, builder)
 
     return converter
 
@@ -62,6 +67,30 @@ def _noop(node: Node, x: relax.Expr, builder: Builder) -> relax.Expr:
     if node.op == "ReduceLogSum":
         return R.log(x)
     return x
+
+
+def _of_nothing(
+    node: Node, x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder
+) -> relax.Expr:
+    """The result of reducing no element at all: TVM's loops would leave it unwritten."""
+    dtype = dtype_of(x)
+    kind = np_dtype(dtype).kind
+    values: dict[str, float] = {
+        "ReduceProd": 1,
+        "ReduceLogSum": -np.inf,
+        "ReduceLogSumExp": -np.inf,
+    }
+    values |= {"ReduceMean": np.nan, "ReduceMax": -np.inf, "ReduceMin": np.inf}
+    value: Any = values.get(node.op, 0)
+    if not np.isfinite(value) and kind in "iu":
+        if np.isnan(value):
+            raise node.error(f"the mean of no element, as {dtype}")
+        bounds = np.iinfo(np_dtype(dtype))
+        value = bounds.min if value < 0 else bounds.max
+    if kind == "b":
+        value = value > 0
+    dims = [1 if i in axes else d for i, d in enumerate(shape_of(x)) if keepdims or i not in axes]
+    return builder.emit(R.full(relax.ShapeExpr(dims), scalar(value, dtype), dtype))
 
 
 def total(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:

@@ -6,7 +6,14 @@ from typing import Any
 
 from tvm import relax
 
-from athanor.frontends.onnx.known import dims_quotient, is_symbolic, product
+from athanor.frontends.onnx.known import (
+    Known,
+    as_objects,
+    dims_quotient,
+    is_symbolic,
+    known,
+    product,
+)
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensors import rank_of, reshape, shape_of
 
@@ -21,6 +28,27 @@ def identity(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     Source: https://onnx.ai/onnx/operators/onnx__Identity.html
     """
     return inputs[0]
+
+
+def shape_operator(node: Node, inputs: Inputs, builder: Builder) -> Known:
+    """The dims of the input from `start` to `end` as int64: known here, no kernel.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Shape.html
+    """
+    dims = shape_of(inputs[0])
+    rank = len(dims)
+    start, end = node.int("start", 0), node.int("end", rank)
+    start, end = (min(max(v + rank if v < 0 else v, 0), rank) for v in (start, end))
+    part = dims[start:end]
+    return known(as_objects(part, (len(part),)), "int64")
+
+
+def size(node: Node, inputs: Inputs, builder: Builder) -> Known:
+    """The number of elements as int64: known here, no kernel.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Size.html
+    """
+    return known(as_objects([product(shape_of(inputs[0]))], ()), "int64")
 
 
 def reshape_to(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
