@@ -14,7 +14,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 from tvm.target import Target
 
-from athanor.compiler.driver import compile_module
+from athanor.compiler.compile_module import compile_module
 from athanor.targets import find_target
 from athanor.targets.codegen import build_kernels, lower_kernel
 

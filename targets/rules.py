@@ -5,14 +5,18 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 
 from athanor.schedules.rule import ScheduleRule, apply_rules
+from athanor.schedules.rules.by_hand import ByHand
 from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.schedules.rules.cpu_fallback import CPUFallback
 from athanor.schedules.rules.cpu_matmul import CPUMatmul
+from athanor.schedules.rules.cpu_reduction import CPUReduction
 from athanor.targets.target import TargetSpec
 
 CPU_RULES: tuple[ScheduleRule, ...] = (
+    ByHand(),
     CPUMatmul(),
     CPUElementwise(),
+    CPUReduction(),
     CPUFallback(),
 )
 """The first that takes a prim_func wins: the particular before the general."""

@@ -79,9 +79,7 @@ def bench_model(
 
 
 def interleave(
-    runners: Mapping[str, Callable[[], object]],
-    rounds: int,
-    seconds_per_turn: float = SECONDS_PER_TURN,
+    runners: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
     """Milliseconds for one call of each runner, one value a round."""
     times: dict[str, list[float]] = {name: [] for name in runners}
@@ -94,7 +92,7 @@ def interleave(
                 run()
                 calls += 1
                 elapsed = time.perf_counter() - started
-                if elapsed >= seconds_per_turn:
+                if elapsed >= SECONDS_PER_TURN:
                     break
             times[name].append(elapsed / calls * 1e3)
     return times

@@ -1,10 +1,11 @@
 """The verbs, from command line to what they print, write and return."""
 
+import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,8 +163,6 @@ def test_inspect(athanor_command, digits_artifact):
 
 
 def test_inspect_json(athanor_command, digits_artifact, digits_model):
-    import hashlib
-
     printed = json.loads(athanor_command("inspect", digits_artifact, "--json")[1])
     data = digits_artifact.read_bytes()
     assert printed["model_sha256"] == hashlib.sha256(digits_model.read_bytes()).hexdigest()
@@ -260,9 +259,9 @@ def test_bench_against_the_unknown(athanor_command, digits_model):
 def test_runtime(athanor_command, tmp_path):
     code, out, _ = athanor_command("runtime", "--prefix", tmp_path / "prefix")
     assert code == 0
-    written = [line for line in out.splitlines() if line]
-    assert all(os.path.lexists(path) for path in written)
-    names = {os.path.basename(path) for path in written}
+    written = [Path(line) for line in out.splitlines()]
+    assert all(path.exists() for path in written)
+    names = {path.name for path in written}
     assert {"athanor.h", "libathanor.so", "libathanor.a", "athanor.pc"} <= names
 
 

@@ -1,0 +1,58 @@
+"""Relax modules with kernels of one's own become artifacts."""
+
+import numpy as np
+import pytest
+from tvm.script import ir as I
+from tvm.script import relax as R
+from tvm.script import tirx as T
+
+from athanor import CompileError
+from athanor.compiler.compile_module import compile_module
+
+
+@I.ir_module
+class TwoKernels:
+    @T.prim_func(s_tir=True)
+    def by_hand(x: T.Buffer((5, 3), "float32"), y: T.Buffer((5, 3), "float32")):
+        T.func_attr({"tirx.is_scheduled": True})
+        for i, j in T.grid(5, 3):
+            with T.sblock("double"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                y[vi, vj] = x[vi, vj] * T.float32(2)
+
+    @T.prim_func(s_tir=True)
+    def by_rule(x: T.Buffer((5, 3), "float32"), y: T.Buffer((5,), "float32")):
+        for i, j in T.grid(5, 3):
+            with T.sblock("sum"):
+                vi, vj = T.axis.remap("SR", [i, j])
+                with T.init():
+                    y[vi] = T.float32(0)
+                y[vi] = y[vi] + x[vi, vj]
+
+    @R.function
+    def main(
+        x: R.Tensor((5, 3), "float32"),
+    ) -> R.Tuple(R.Tensor((5, 3), "float32"), R.Tensor((5,), "float32")):
+        cls = TwoKernels
+        with R.dataflow():
+            doubled = R.call_tir(cls.by_hand, (x,), out_ty=R.Tensor((5, 3), "float32"))
+            total = R.call_tir(cls.by_rule, (doubled,), out_ty=R.Tensor((5,), "float32"))
+            result = (doubled, total)
+            R.output(result)
+        return result
+
+
+def test_two_kernels():
+    artifact = compile_module(TwoKernels)
+    rules = {kernel["name"]: kernel["rule"] for kernel in artifact.metadata["kernels"]}
+    assert rules.pop("k_by_hand") == "ByHand"
+    assert "ByHand" not in rules.values()
+    x = np.random.default_rng(0).random((5, 3), np.float32)
+    outputs = artifact.load(threads=1).run({"x": x})
+    np.testing.assert_array_equal(outputs["output0"], x * 2)
+    np.testing.assert_allclose(outputs["output1"], (x * 2).sum(1), rtol=1e-6)
+
+
+def test_unknown_target():
+    with pytest.raises(CompileError, match="unknown target 'z80'"):
+        compile_module(TwoKernels, "z80")
