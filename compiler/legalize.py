@@ -1,12 +1,53 @@
-"""Operators whose computes are ours rather than TVM's."""
+"""Operators whose computes are ours rather than TVM's: the ones our schedule rules know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from tvm import relax
+from tvm import relax, te
 from tvm.ir import Call, Expr
+
+from athanor.schedules.compute import layer_norm, softmax
 
 LegalizeFunction = Callable[[relax.BlockBuilder, Call], Expr]
 
-LEGALIZE: dict[str, LegalizeFunction] = {}
+
+def _axes(call: Call) -> list[int]:
+    rank = len(call.args[0].ty.shape.values)
+    return [int(axis) % rank for axis in call.attrs.axes]
+
+
+def _softmax(compute: Callable[[te.Tensor, int], te.Tensor], hint: str) -> LegalizeFunction:
+    def legalize(builder: relax.BlockBuilder, call: Call) -> Expr:
+        axis = int(call.attrs.axis)
+        return builder.call_te(lambda x: compute(x, axis), call.args[0], primfunc_name_hint=hint)
+
+    return legalize
+
+
+def _layer_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
+    attrs, axes = call.attrs, _axes(call)
+
+    def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        scale, shift = (gamma if attrs.scale else None), (beta if attrs.center else None)
+        return layer_norm.layer_norm(x, scale, shift, axes, float(attrs.epsilon))
+
+    return builder.call_te(compute, *call.args, primfunc_name_hint="layer_norm")
+
+
+def _rms_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
+    axes, epsilon = _axes(call), float(call.attrs.epsilon)
+
+    def compute(x: te.Tensor, gamma: te.Tensor) -> te.Tensor:
+        return layer_norm.rms_norm(x, gamma, axes, epsilon)
+
+    return builder.call_te(compute, *call.args, primfunc_name_hint="rms_norm")
+
+
+LEGALIZE: dict[str, LegalizeFunction] = {
+    "relax.nn.layer_norm": _layer_norm,
+    "relax.nn.log_softmax": _softmax(softmax.log_softmax, "log_softmax"),
+    "relax.nn.rms_norm": _rms_norm,
+    "relax.nn.softmax": _softmax(softmax.softmax, "softmax"),
+}
+"""For LegalizeOps, by operator."""

@@ -78,9 +78,7 @@ def bench_model(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def interleave(
-    runners: Mapping[str, Callable[[], object]], rounds: int
-) -> dict[str, list[float]]:
+def interleave(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Milliseconds for one call of each runner, one value a round."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(rounds):
