@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,12 +20,30 @@ class ScheduleRule(Protocol):
         ...
 
 
+class ScheduleWarning(UserWarning):
+    """A rule failed on a prim_func that it had matched: a defect of Athanor, not of the model."""
+
+
 def apply_rules(
     rules: Iterable[ScheduleRule], func: tirx.PrimFunc, target: TargetSpec
 ) -> tuple[s_tir.Schedule, ScheduleRule]:
-    """The schedule of the first rule that takes `func`, and that rule."""
+    """The schedule of the first rule that takes `func`, and that rule.
+
+    A rule that fails costs the user speed, not the model: the next rules are tried, and a
+    ScheduleWarning tells. The tests turn that warning into an error.
+    """
     for rule in rules:
-        schedule = rule.apply(func, target)
+        try:
+            schedule = rule.apply(func, target)
+        except Exception as error:  # TVM's errors share no class but this
+            name = type(rule).__name__
+            warnings.warn(
+                f"schedule rule {name} failed on a kernel that it matched, the kernel will be "
+                f"slower; please report it: {type(error).__name__}: {str(error).strip()[:300]}",
+                ScheduleWarning,
+                stacklevel=2,
+            )
+            continue
         if schedule is not None:
             return schedule, rule
     raise AssertionError("the last rule must take every prim_func")
