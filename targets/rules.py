@@ -6,15 +6,21 @@ from tvm import s_tir, tirx
 
 from athanor.schedules.rule import ScheduleRule, apply_rules
 from athanor.schedules.rules.by_hand import ByHand
+from athanor.schedules.rules.cpu_conv2d import CPUConv2d
+from athanor.schedules.rules.cpu_depthwise import CPUDepthwise
 from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.schedules.rules.cpu_fallback import CPUFallback
 from athanor.schedules.rules.cpu_matmul import CPUMatmul
+from athanor.schedules.rules.cpu_pool import CPUPool
 from athanor.schedules.rules.cpu_reduction import CPUReduction
 from athanor.targets.target import TargetSpec
 
 CPU_RULES: tuple[ScheduleRule, ...] = (
     ByHand(),
     CPUMatmul(),
+    CPUConv2d(),
+    CPUDepthwise(),
+    CPUPool(),
     CPUElementwise(),
     CPUReduction(),
     CPUFallback(),

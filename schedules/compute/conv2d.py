@@ -1,0 +1,230 @@
+"""Convolutions over channel-blocked data with weights packed at compile time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import te, tirx
+
+from athanor.schedules.blocks import KIND, constant
+
+PAD_KIND = "conv2d_pad"
+"""KIND of the block that surrounds a convolution's input with zeros."""
+
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Conv2dPlan:
+    """In which layout a convolution runs, and what its packed weight looks like.
+
+    Output channel block `o` sums over the input channels from `start(o) * reduction_block` on,
+    `reduction_steps` blocks of them: all of its groups' channels, and where that is not a whole
+    number of blocks a few others, which meet zeros in the packed weight. So any number of groups
+    runs as one dense convolution of narrow reach, and no layout is needed for groups.
+    """
+
+    kind: str
+    """"dense" or "depthwise": which compute to call."""
+    in_channels: int
+    out_channels: int
+    groups: int
+    in_block: int
+    """Channels that lie together in the input, (N, ceil(C / in_block), H, W, in_block)."""
+    out_block: int
+    """The same of the output."""
+    reduction_block: int
+    """Input channels that lie together in the packed weight; divides in_block."""
+    reduction_steps: int
+    """Such blocks that each output block sums over."""
+
+    def start(self, block: tirx.Expr | int) -> tirx.Expr | int:
+        """First reduction block that an output block reads."""
+        if self.groups == 1:
+            return 0
+        group_in = self.in_channels // self.groups
+        group_out = self.out_channels // self.groups
+        if group_out % self.out_block == 0 and group_in % self.reduction_block == 0:
+            per_group = group_out // self.out_block
+            return block // per_group * (group_in // self.reduction_block)
+        first = block * self.out_block // group_out * group_in // self.reduction_block
+        last = -(-self.in_channels // self.reduction_block) - self.reduction_steps
+        return min(first, last) if isinstance(first, int) else tirx.min(first, last)
+
+
+def plan_conv2d(
+    in_channels: int, out_channels: int, kernel: Pair, groups: int, channel_block: int
+) -> Conv2dPlan | None:
+    """How to run a convolution of NCHW data with OIHW weights on blocked data.
+
+    None: in plain NCHW, by whatever rule takes it. An input of fewer channels than a block is
+    read as plain NCHW (in_block 1): an image's 3 channels would otherwise be padded to 16.
+    """
+    if min(in_channels, out_channels, *kernel) < 1:
+        return None
+    if groups > 1 and groups == in_channels == out_channels:
+        return Conv2dPlan(
+            "depthwise", in_channels, out_channels, groups, channel_block, channel_block, 1, 1
+        )
+    in_block = channel_block if in_channels >= channel_block else 1
+    candidates = []
+    for block in (16, 8, 4, 2, 1):
+        if in_block % block == 0:
+            steps = _reduction_steps(in_channels, out_channels, groups, block, channel_block)
+            # A step of few channels has more addresses to compute for each multiply-add.
+            candidates.append((steps * (block + 0.5), -block, block, steps))
+    *_, block, steps = min(candidates)
+    return Conv2dPlan(
+        "dense", in_channels, out_channels, groups, in_block, channel_block, block, steps
+    )
+
+
+def _reduction_steps(
+    in_channels: int, out_channels: int, groups: int, block: int, out_block: int
+) -> int:
+    """Most reduction blocks that the groups of any output block touch."""
+    group_in, group_out = in_channels // groups, out_channels // groups
+    most = 0
+    for first in range(0, out_channels, out_block):
+        last = min(first + out_block, out_channels) - 1
+        low = first // group_out * group_in // block
+        high = ((last // group_out + 1) * group_in - 1) // block
+        most = max(most, high - low + 1)
+    return most
+
+
+def pack_conv2d_weight(weight: np.ndarray, plan: Conv2dPlan) -> np.ndarray:
+    """Weight OIHW -> what the plan's compute takes, zero padded.
+
+    dense: (ceil(O / out_block), reduction_steps, KH, KW, reduction_block, out_block);
+    depthwise: (ceil(C / block), KH, KW, block).
+    """
+    out_channels, group_in, height, width = weight.shape
+    assert out_channels == plan.out_channels, "the plan is of another weight"
+    blocks = -(-out_channels // plan.out_block)
+    if plan.kind == "depthwise":
+        flat = np.zeros((blocks * plan.out_block, height, width), weight.dtype)
+        flat[:out_channels] = weight[:, 0]
+        split = flat.reshape(blocks, plan.out_block, height, width)
+        return np.ascontiguousarray(split.transpose(0, 2, 3, 1))
+    depth = plan.reduction_steps * plan.reduction_block
+    full = np.zeros((blocks * plan.out_block, depth, height, width), weight.dtype)
+    group_out = out_channels // plan.groups
+    for channel in range(out_channels):
+        start = plan.start(channel // plan.out_block)
+        assert isinstance(start, int)
+        first = channel // group_out * group_in - start * plan.reduction_block
+        full[channel, first : first + group_in] = weight[channel]
+    split = full.reshape(
+        blocks, plan.out_block, plan.reduction_steps, plan.reduction_block, height, width
+    )
+    return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
+
+
+def conv2d_blocked(
+    data: te.Tensor,
+    weight: te.Tensor,
+    *,
+    plan: Conv2dPlan,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+) -> te.Tensor:
+    """2-D convolution with any groups: data (N, IC / ib, H, W, ib), weight packed by the plan.
+
+    Result: (N, ceil(OC / 16), OH, OW, 16), dtype of data, in a block of KIND "conv2d". padding:
+    zeros at top, left, bottom, right. Channels past OC are zero. Channels past IC must be finite:
+    they meet zeros in the weight; so do, where groups do not fill blocks, neighbouring groups.
+    """
+    batch, _, _, _, in_block = data.shape
+    blocks, steps, kernel_h, kernel_w, depth, out_block = weight.shape
+    padded = pad_spatial(data, padding, 0.0)
+    out_h, out_w = _out_size(padded, (kernel_h, kernel_w), strides, dilation)
+    rc = te.reduce_axis((0, steps), name="rc")
+    kh = te.reduce_axis((0, kernel_h), name="kh")
+    kw = te.reduce_axis((0, kernel_w), name="kw")
+    ri = te.reduce_axis((0, depth), name="ri")
+    parts = int(in_block) // int(depth)  # reduction blocks in one block of the input
+
+    def element(
+        n: tirx.Expr, oc: tirx.Expr, oh: tirx.Expr, ow: tirx.Expr, oi: tirx.Expr
+    ) -> tirx.Expr:
+        step = plan.start(oc) + rc
+        block, lane = (step, ri) if parts == 1 else (step // parts, step % parts * depth + ri)
+        row, column = oh * strides[0] + kh * dilation[0], ow * strides[1] + kw * dilation[1]
+        value = padded[n, block, row, column, lane]
+        return te.sum(value * weight[oc, rc, kh, kw, ri, oi], axis=[rc, kh, kw, ri])
+
+    shape = (batch, blocks, out_h, out_w, out_block)
+    return te.compute(shape, element, name="conv2d", attrs={KIND: "conv2d"})
+
+
+def depthwise_conv2d_blocked(
+    data: te.Tensor,
+    weight: te.Tensor,
+    *,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+) -> te.Tensor:
+    """Each channel with a kernel of its own: data (N, C / b, H, W, b), weight (C / b, KH, KW, b).
+
+    Result: (N, C / b, OH, OW, b), dtype of data, in a block of KIND "depthwise_conv2d". padding:
+    zeros at top, left, bottom, right.
+    """
+    batch, blocks, _, _, block = data.shape
+    _, kernel_h, kernel_w, _ = weight.shape
+    padded = pad_spatial(data, padding, 0.0)
+    out_h, out_w = _out_size(padded, (kernel_h, kernel_w), strides, dilation)
+    kh = te.reduce_axis((0, kernel_h), name="kh")
+    kw = te.reduce_axis((0, kernel_w), name="kw")
+
+    def element(
+        n: tirx.Expr, c: tirx.Expr, oh: tirx.Expr, ow: tirx.Expr, ci: tirx.Expr
+    ) -> tirx.Expr:
+        row, column = oh * strides[0] + kh * dilation[0], ow * strides[1] + kw * dilation[1]
+        return te.sum(padded[n, c, row, column, ci] * weight[c, kh, kw, ci], axis=[kh, kw])
+
+    return te.compute(
+        (batch, blocks, out_h, out_w, block),
+        element,
+        name="depthwise_conv2d",
+        attrs={KIND: "depthwise_conv2d"},
+    )
+
+
+def pad_spatial(data: te.Tensor, padding: Padding, value: float) -> te.Tensor:
+    """Blocked data with rows and columns of `value` around it; `data` itself for no padding."""
+    top, left, bottom, right = padding
+    if not any(padding):
+        return data
+    batch, blocks, height, width, block = data.shape
+
+    def element(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr, ci: tirx.Expr) -> tirx.Expr:
+        inside = []
+        if top:
+            inside.append(h >= top)
+        if bottom:
+            inside.append(h < height + top)
+        if left:
+            inside.append(w >= left)
+        if right:
+            inside.append(w < width + left)
+        fill = tirx.const(value, data.dtype)
+        return tirx.if_then_else(tirx.all(*inside), data[n, c, h - top, w - left, ci], fill)
+
+    shape = (batch, blocks, height + top + bottom, width + left + right, block)
+    return te.compute(shape, element, name="pad", attrs={KIND: PAD_KIND})
+
+
+def _out_size(
+    padded: te.Tensor, kernel: tuple[tirx.Expr, tirx.Expr], strides: Pair, dilation: Pair
+) -> list[tirx.Expr]:
+    sizes = []
+    for size, taps, stride, step in zip(padded.shape[2:4], kernel, strides, dilation, strict=True):
+        known, extent = constant(size), (int(taps) - 1) * step + 1
+        assert known is None or known >= extent, f"{known} pixels, and the kernel spans {extent}"
+        sizes.append((size - extent) // stride + 1)
+    return sizes

@@ -1,0 +1,153 @@
+"""Pooling over channel-blocked data (N, C / b, H, W, b)."""
+
+from __future__ import annotations
+
+import math
+
+from tvm import te, tirx
+
+from athanor.schedules.blocks import KIND
+
+Pair = tuple[int, int]
+Padding = tuple[int, int, int, int]
+
+
+def max_pool2d_blocked(
+    data: te.Tensor,
+    *,
+    kernel: Pair,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+    ceil_mode: bool = False,
+) -> te.Tensor:
+    """The largest element of each window; padding (top, left, bottom, right) never wins.
+
+    Result: (N, C / b, OH, OW, b), in a block of KIND "pool2d". A window of padding alone gives
+    -inf. With ceil_mode a last window that the padded image only begins counts too.
+    """
+    top, left, bottom, right = padding
+    out_h, out_w = _out_size(data, kernel, strides, padding, dilation, ceil_mode)
+    kh, kw = te.reduce_axis((0, kernel[0]), "kh"), te.reduce_axis((0, kernel[1]), "kw")
+    height, width = data.shape[2:4]
+    # te.max starts from the least finite number, which a window of -inf would then return.
+    lowest = tirx.const(-math.inf, data.dtype)
+    largest = te.comm_reducer(lambda x, y: tirx.max(x, y), lambda _dtype: lowest, name="max")
+    # A row outside may as well be the nearest row of the same window, if there is one: no branch.
+    clamped = dilation[0] == 1 and max(top, bottom + _ceil_rows(strides[0], ceil_mode)) < kernel[0]
+
+    def element(
+        n: tirx.Expr, c: tirx.Expr, oh: tirx.Expr, ow: tirx.Expr, ci: tirx.Expr
+    ) -> tirx.Expr:
+        row = oh * strides[0] + kh * dilation[0] - top
+        column = ow * strides[1] + kw * dilation[1] - left
+        inside = _inside(column, width, left, right or ceil_mode)
+        if clamped:
+            row = tirx.max(row, 0) if top else row
+            row = tirx.min(row, height - 1) if bottom or ceil_mode else row
+        else:
+            inside += _inside(row, height, top, bottom or ceil_mode)
+        return largest(_select(inside, data[n, c, row, column, ci], lowest), axis=[kh, kw])
+
+    shape = (*data.shape[:2], out_h, out_w, data.shape[4])
+    return te.compute(shape, element, name="max_pool2d", attrs={KIND: "pool2d"})
+
+
+def avg_pool2d_blocked(
+    data: te.Tensor,
+    *,
+    kernel: Pair,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> te.Tensor:
+    """The mean of each window over its elements inside the image, or inside the padded image.
+
+    Result: (N, C / b, OH, OW, b): a block of KIND "pool2d" that sums, and one that divides. What
+    ceil_mode adds to the padding is never counted. An empty window gives 0.
+    """
+    top, left, bottom, right = padding
+    out_h, out_w = _out_size(data, kernel, strides, padding, dilation, ceil_mode)
+    kh, kw = te.reduce_axis((0, kernel[0]), "kh"), te.reduce_axis((0, kernel[1]), "kw")
+    height, width = data.shape[2:4]
+    zero = tirx.const(0, data.dtype)
+
+    def element(
+        n: tirx.Expr, c: tirx.Expr, oh: tirx.Expr, ow: tirx.Expr, ci: tirx.Expr
+    ) -> tirx.Expr:
+        row = oh * strides[0] + kh * dilation[0] - top
+        column = ow * strides[1] + kw * dilation[1] - left
+        inside = _inside(row, height, top, bottom or ceil_mode)
+        inside += _inside(column, width, left, right or ceil_mode)
+        return te.sum(_select(inside, data[n, c, row, column, ci], zero), axis=[kh, kw])
+
+    shape = (*data.shape[:2], out_h, out_w, data.shape[4])
+    total = te.compute(shape, element, name="sum_pool2d", attrs={KIND: "pool2d"})
+    whole = (count_include_pad or not any(padding)) and not ceil_mode
+    before, after = ((top, left), (bottom, right)) if count_include_pad else ((0, 0), (0, 0))
+
+    def count(out: tirx.Expr, axis: int) -> tirx.Expr:
+        """Window elements along an axis from `-before` to the image's end plus `after`."""
+        size, step, first = (height, width)[axis], dilation[axis], before[axis]
+        start = out * strides[axis] - padding[axis]
+        skipped = tirx.max(0, (-first - start + step - 1) // step)
+        end = tirx.min(kernel[axis], (size + after[axis] - start + step - 1) // step)
+        return tirx.max(end - skipped, 0)
+
+    def mean(n: tirx.Expr, c: tirx.Expr, oh: tirx.Expr, ow: tirx.Expr, ci: tirx.Expr) -> tirx.Expr:
+        if whole:
+            return total[n, c, oh, ow, ci] / tirx.const(kernel[0] * kernel[1], data.dtype)
+        counted = tirx.max(count(oh, 0) * count(ow, 1), 1)
+        return total[n, c, oh, ow, ci] / counted.astype(data.dtype)
+
+    return te.compute(shape, mean, name="avg_pool2d")
+
+
+def global_avg_pool2d_blocked(data: te.Tensor) -> te.Tensor:
+    """The mean of each channel: (N, C / b, H, W, b) -> (N, C / b, 1, 1, b).
+
+    A block of KIND "global_pool2d" that sums, and one that divides.
+    """
+    batch, blocks, height, width, block = data.shape
+    rows, columns = te.reduce_axis((0, height), "rh"), te.reduce_axis((0, width), "rw")
+    shape = (batch, blocks, 1, 1, block)
+    total = te.compute(
+        shape,
+        lambda n, c, _h, _w, ci: te.sum(data[n, c, rows, columns, ci], axis=[rows, columns]),
+        name="global_sum",
+        attrs={KIND: "global_pool2d"},
+    )
+    pixels = (height * width).astype(data.dtype)
+    return te.compute(shape, lambda *i: total[i] / pixels, name="global_avg_pool2d")
+
+
+def _inside(index: tirx.Expr, size: tirx.Expr, before: int, after: int | bool) -> list[tirx.Expr]:
+    """The conditions for an index to lie in the image, as far as padding makes them needed."""
+    return ([index >= 0] if before else []) + ([index < size] if after else [])
+
+
+def _select(conditions: list[tirx.Expr], value: tirx.Expr, other: tirx.Expr) -> tirx.Expr:
+    return tirx.if_then_else(tirx.all(*conditions), value, other) if conditions else value
+
+
+def _ceil_rows(stride: int, ceil_mode: bool) -> int:
+    """Most rows that ceil_mode adds at the end."""
+    return stride - 1 if ceil_mode else 0
+
+
+def _out_size(
+    data: te.Tensor,
+    kernel: Pair,
+    strides: Pair,
+    padding: Padding,
+    dilation: Pair,
+    ceil_mode: bool,
+) -> list[tirx.Expr]:
+    sizes = []
+    for axis in (0, 1):
+        extent = (kernel[axis] - 1) * dilation[axis] + 1
+        room = data.shape[2 + axis] + padding[axis] + padding[axis + 2] - extent
+        sizes.append((room + _ceil_rows(strides[axis], ceil_mode)) // strides[axis] + 1)
+    return sizes

@@ -1,0 +1,122 @@
+"""How a convolution is cut into tasks and tiles: the model of the machine behind the rule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from athanor.schedules.conv_shape import ConvShape
+from athanor.schedules.register_tile import RegisterTile, best_tile, divisors
+from athanor.targets.target import TargetSpec
+
+PARALLEL_MACS = 1 << 17
+"""Multiply-adds below which waking a second core costs more than it gives: some 3 us of AVX2."""
+TASKS_PER_CORE = 4
+"""So that no core waits long for the last task of another, and more cores find work too."""
+ROWS = (1, 2, 4, 8, 16, 32)
+"""Rows of a band that a tuner may try."""
+CHUNKS = (1, 2, 4, 8)
+"""Channel tiles of a task that a tuner may try."""
+ROW_TILE_CYCLES, FLAT_TILE_CYCLES = 15, 40
+"""To begin and end one tile; flat tiles compute an address for each pixel."""
+POINTERS = 8
+"""Pixel addresses that general registers hold beside loop counters."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Preferred decisions."""
+
+    tile: RegisterTile
+    flat: bool
+    """Whether a tile's pixels are cut from the lines of a whole band rather than from one row."""
+    rows: int
+    """Of one band."""
+    chunk: int
+    """Channel tiles of one task."""
+    parallel: bool
+
+
+def choose_tiling(shape: ConvShape, target: TargetSpec) -> Tiling:
+    """The cheapest tiling by the model."""
+    height, width = shape.out_height, shape.out_width
+    if height is None or width is None:
+        tile = best_tile(width, shape.out_blocks, shape.out_block, target)
+        rows = min(height, 8) if height else 8
+        return Tiling(tile, False, rows, min(4, _channel_tiles(shape, tile, target)), True)
+    options = [_row_tiling(shape, rows, target) for rows in _bands(height)]
+    options += [_flat_tiling(shape, rows, target) for rows in divisors(height)]
+    best = min((o for group in options for o in group), key=lambda option: option[0])
+    return best[1]
+
+
+def _bands(height: int) -> list[int]:
+    """Heights of bands: divisors, or where there are few, heights whose last band is short."""
+    exact = divisors(height)
+    return exact if len(exact) > 2 or height < 8 else sorted({*exact, *ROWS[2:], height})
+
+
+def _row_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:
+    assert shape.out_width is not None
+    tile = best_tile(shape.out_width, shape.out_blocks, shape.out_block, target)
+    tiles = math.ceil(shape.out_width / tile.pixels)
+    cycles = tile.cycles * shape.taps + tiles * ROW_TILE_CYCLES
+    return _with_tasks(shape, tile, False, rows, rows * cycles, target)
+
+
+def _flat_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:
+    assert shape.out_width is not None
+    tile = best_tile(rows * shape.out_width, shape.out_blocks, shape.out_block, target)
+    tiles = math.ceil(rows * shape.out_width / tile.pixels)
+    fixed = ROW_TILE_CYCLES if shape.linear else FLAT_TILE_CYCLES
+    cycles = tile.cycles * shape.taps + tiles * fixed
+    if not shape.linear and tile.pixels > POINTERS:
+        cycles *= 1.2
+    return _with_tasks(shape, tile, True, rows, cycles, target)
+
+
+def _with_tasks(
+    shape: ConvShape,
+    tile: RegisterTile,
+    flat: bool,
+    rows: int,
+    band_cycles: float,
+    target: TargetSpec,
+) -> list[tuple[float, Tiling]]:
+    """Tilings of one band height by channel tiles a task, each with its cost in cycles.
+
+    band_cycles: of one channel tile over one band. The cost is that of the tasks of the core that
+    has most of them.
+    """
+    assert shape.out_height is not None
+    bands = math.ceil(shape.out_height / rows)
+    tiles = _channel_tiles(shape, tile, target)
+    images = shape.batch or 1
+    macs = band_cycles * tiles * bands * images * 2 * target.lanes(32)
+    workers = target.cores * TASKS_PER_CORE if macs > 2 * PARALLEL_MACS else 1
+    workers = max(1, min(workers, int(macs / PARALLEL_MACS)))
+    found = []
+    for chunk in divisors(tiles):
+        tasks = images * bands * (tiles // chunk)
+        cycles = band_cycles * chunk + _padding_cycles(shape, rows, target) + 300
+        cost = math.ceil(tasks / workers) * cycles * (1 + 1e-3 * tasks / workers)
+        found.append((cost, Tiling(tile, flat, rows, chunk, workers > 1)))
+    return found
+
+
+def _channel_tiles(shape: ConvShape, tile: RegisterTile, target: TargetSpec) -> int:
+    """Channel tiles that a task may be cut at: whole blocks."""
+    per_block = max(1, shape.out_block // target.lanes(32))
+    return shape.out_blocks // max(1, tile.vectors // per_block)
+
+
+def _padding_cycles(shape: ConvShape, rows: int, target: TargetSpec) -> float:
+    """To copy a band of the input: a vector a cycle in L1, a half from L2, less beyond."""
+    if not shape.padded or shape.in_height is None or shape.in_width is None:
+        return 0.0
+    assert shape.out_height is not None
+    stride = max(1, (shape.in_height - shape.kernel[0]) // max(1, shape.out_height - 1))
+    band = min(shape.in_height, (rows - 1) * stride + shape.kernel[0])
+    floats = band * shape.in_width * shape.steps * shape.depth
+    slow = 2 if floats * 4 <= target.l2_bytes // 2 else 5
+    return floats / target.lanes(32) * slow

@@ -1,0 +1,80 @@
+"""Which tile of accumulators fills a machine's vector registers best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from athanor.targets.target import TargetSpec
+
+LOAD_PIPES = 2
+"""Vectors that one core loads in a cycle, on every machine served here."""
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """Pixels x vectors of accumulators, and what a line of pixels costs in it."""
+
+    pixels: int
+    vectors: int
+    cycles: float
+    """Of one reduction step over the whole line and one tile of channels."""
+
+
+def most_pixels(vectors: int, target: TargetSpec) -> int:
+    """Pixels that fit beside `vectors` weight vectors and one broadcast; 0: not even one."""
+    # Without a fused multiply-add the product needs a register too.
+    fused = target.vector_bits > 128 or target.vector_registers > 16
+    others = 1 if fused else 2
+    if target.vector_registers - others < 2 * vectors:
+        # One pixel uses each weight once, so its weights need one register, not `vectors`.
+        return 1 if target.vector_registers - others > vectors else 0
+    return (target.vector_registers - others - vectors) // vectors
+
+
+def step_cycles(pixels: int, vectors: int, target: TargetSpec) -> float:
+    """Cycles of one reduction step: multiply-adds, loads or the latency of the chain."""
+    # Measured on Zen 3: a tile that just covers the latency (8 accumulators) loses 4%.
+    latency = target.fma_latency * 1.04
+    work = pixels * vectors / target.fma_pipes
+    return max(work, latency, (pixels + vectors) / LOAD_PIPES)
+
+
+def line_cycles(length: int, pixels: int, vectors: int, target: TargetSpec) -> float:
+    """Cycles of one reduction step over a line of pixels that tiles cut, the last one short."""
+    full, rest = divmod(length, pixels)
+    cycles = full * step_cycles(pixels, vectors, target)
+    return cycles + (step_cycles(rest, vectors, target) if rest else 0)
+
+
+def best_pixels(length: int | None, vectors: int, target: TargetSpec) -> RegisterTile:
+    """The tile with that many vectors that takes a line (None: any length) in least cycles."""
+    most = most_pixels(vectors, target)
+    if length is None:
+        return RegisterTile(most, vectors, step_cycles(most, vectors, target) / most)
+    sizes = range(1, min(most, length) + 1)
+    return min(
+        (RegisterTile(p, vectors, line_cycles(length, p, vectors, target)) for p in sizes),
+        key=lambda tile: (tile.cycles, -tile.pixels),
+    )
+
+
+def best_tile(
+    length: int | None, channel_blocks: int, block: int, target: TargetSpec
+) -> RegisterTile:
+    """The cheapest tile over a line of pixels for that many blocks of output channels.
+
+    Vectors of a tile divide one block, or fill a whole number of blocks that divides them all.
+    """
+    lanes = target.lanes(32)
+    per_block = max(1, block // lanes)
+    choices = [v for v in range(1, per_block + 1) if per_block % v == 0]
+    choices += [n * per_block for n in range(2, channel_blocks + 1) if channel_blocks % n == 0]
+    tiles = [best_pixels(length, v, target) for v in choices if most_pixels(v, target)]
+    return min(tiles, key=lambda tile: (tile.cycles / tile.vectors, -tile.pixels))
+
+
+def divisors(number: int) -> list[int]:
+    """Divisors in ascending order."""
+    low = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return sorted({*low, *(number // d for d in low)})

@@ -1,0 +1,157 @@
+"""CPU schedule of convolutions on channel-blocked data."""
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+
+from athanor.schedules import blocks
+from athanor.schedules.conv_shape import ConvShape, read_shape, split_convolution
+from athanor.schedules.conv_tasks import CHUNKS, ROWS, Tiling, choose_tiling
+from athanor.schedules.register_tile import divisors, most_pixels
+from athanor.targets.target import TargetSpec
+
+UNROLLED = 64
+"""Vector multiply-adds in the body of the innermost loop: it stays in the micro-op cache."""
+
+LoopRV = s_tir.schedule.LoopRV
+SBlockRV = s_tir.schedule.SBlockRV
+
+
+class CPUConv2d:
+    """A register tile of pixels x channels, accumulated over all taps, finished where it lies.
+
+        for image, row band, channel chunk in parallel(...):
+            pad = input rows of the band with zeros around      # where the convolution pads
+            for channel tile, row, pixel tile:
+                acc[pixels, channels] = 0                       # registers
+                for input block, kh, kw, input channel:
+                    for pixel (unrolled): acc[pixel, :] += pad[pixel] * weight[:]
+                out[pixels, channels] = epilogue(acc)           # bias, residual, activation, ...
+
+    Pixels of a tile lie in one row, or in consecutive rows taken as one line ("flat") where that
+    fills tiles better: a 7x7 map is 49 = 9 * 5 + 4 pixels. The weights of a channel tile stream
+    from the L2 cache once for each pixel tile; the tile is wide enough for that to be a third of
+    what L2 delivers. Every address of the inner loops steps by whole cache lines one after the
+    other, so no power-of-two stride thrashes a set of L1.
+
+    Matches: one block of KIND "conv2d" (`compute.conv2d.conv2d_blocked`), its padding, and spatial
+    blocks behind it that end in one output; batch, height and width may be symbolic.
+    Declines (None): anything else.
+    """
+
+    def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule | None:
+        """See the class."""
+        sch = blocks.open_schedule(func)
+        parts = split_convolution(sch, "conv2d")
+        if parts is None:
+            return None
+        conv, pad, last = parts
+        shape = read_shape(sch, conv, pad)
+        tiling = choose_tiling(shape, target)
+        if tiling.flat:
+            _make_flat(sch, conv, last, shape, tiling)
+        channel_loops, tile, pixel_loops = _tile_output(sch, last, shape, tiling, target)
+        # Not scope "local": TVM takes that from the workspace, and then LLVM keeps dead stores.
+        sch.compute_at(conv, tile, preserve_unit_loops=True)
+        if pad is not None:
+            sch.compute_at(pad, channel_loops[-1])
+            schedule_padding(sch, pad, shape, target)
+        reduction = _tile_reduction(sch, conv, tiling, shape, target)
+        for loop in pixel_loops[:-1]:
+            sch.unroll(loop)
+        sch.vectorize(pixel_loops[-1])
+        task = sch.fuse(*channel_loops)
+        if tiling.parallel:
+            sch.parallel(task)
+        init = sch.decompose_reduction(conv, reduction)
+        *outer, lane = sch.get_loops(init)
+        sch.vectorize(lane)
+        for loop in outer[-(3 if tiling.flat else 4) :]:
+            sch.unroll(loop)
+        return sch
+
+
+def schedule_padding(
+    sch: s_tir.Schedule, pad: SBlockRV, shape: ConvShape, target: TargetSpec
+) -> None:
+    """Copy whole vectors; cut rows and columns where the border begins."""
+    *_, row, column, lane = sch.get_loops(pad)
+    if shape.in_block >= target.lanes(32):
+        sch.vectorize(lane)
+    for loop in (row, column):
+        sch.annotate(loop, "pragma_loop_partition_hint", 1)
+
+
+def _make_flat(
+    sch: s_tir.Schedule, conv: SBlockRV, last: SBlockRV, shape: ConvShape, tiling: Tiling
+) -> None:
+    """(oh, ow) of the product and of what stores it -> (band, pixel in band)."""
+    rows, width = tiling.rows, shape.out_width
+    assert rows is not None and width is not None, "symbolic maps are tiled by rows"
+
+    def bands(oh: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        return oh // rows, oh % rows
+
+    def line(row: tirx.Expr, column: tirx.Expr) -> tirx.Expr:
+        return row * width + column
+
+    # In two steps: TVM simplifies what each does to the storing block's reads, not both at once.
+    sch.transform_block_layout(
+        conv, lambda n, o, h, w, i, rc, kh, kw, ri: (n, o, *bands(h), w, i, rc, kh, kw, ri)
+    )
+    sch.transform_layout(conv, ("write", 0), lambda n, o, h, w, i: (n, o, *bands(h), w, i))
+    sch.transform_block_layout(last, lambda n, o, h, w, i: (n, o, *bands(h), w, i))
+    sch.transform_block_layout(
+        conv, lambda n, o, b, h, w, i, rc, kh, kw, ri: (n, o, b, line(h, w), i, rc, kh, kw, ri)
+    )
+    sch.transform_layout(conv, ("write", 0), lambda n, o, b, h, w, i: (n, o, b, line(h, w), i))
+    sch.transform_block_layout(last, lambda n, o, b, h, w, i: (n, o, b, line(h, w), i))
+
+
+def _tile_output(
+    sch: s_tir.Schedule, last: SBlockRV, shape: ConvShape, tiling: Tiling, target: TargetSpec
+) -> tuple[list[LoopRV], LoopRV, list[LoopRV]]:
+    """Loops of the storing block -> task loops, the loop over pixel tiles, loops of one tile."""
+    image, channel, row, column, inner = sch.get_loops(last)
+    lanes = min(target.lanes(32), shape.out_block)
+    per_block = shape.out_block // lanes
+    vectors = tiling.tile.vectors
+    width = blocks.decide(sch, divisors(per_block), min(vectors, per_block))
+    part, vector, lane = sch.split(inner, [None, width, lanes])
+    tiles = shape.out_blocks // max(1, vectors // per_block)
+    wide = blocks.decide(sch, divisors(shape.out_blocks), max(1, vectors // per_block))
+    chunk = blocks.decide(sch, sorted({*CHUNKS, tiling.chunk, tiles}), tiling.chunk)
+    group, channel_tile, channel = sch.split(channel, [None, chunk, wide])
+    sizes = list(range(1, most_pixels(min(vectors, 2), target) + 1))
+    pixels = blocks.decide(sch, sorted({*sizes, tiling.tile.pixels}), tiling.tile.pixels)
+    if tiling.flat:
+        band, tile, pixel = row, *sch.split(column, [None, pixels])
+        sch.reorder(image, band, group, channel_tile, part, tile, pixel, channel, vector, lane)
+    else:
+        rows = blocks.decide(sch, sorted({*ROWS, tiling.rows}), tiling.rows)
+        band, row = sch.split(row, [None, rows])
+        tile, pixel = sch.split(column, [None, pixels])
+        sch.reorder(image, band, group, channel_tile, part, row, tile, pixel, channel, vector, lane)
+    sch.annotate(tile, "pragma_loop_partition_hint", 1)
+    return [image, band, group], tile, [pixel, channel, vector, lane]
+
+
+def _tile_reduction(
+    sch: s_tir.Schedule, conv: SBlockRV, tiling: Tiling, shape: ConvShape, target: TargetSpec
+) -> LoopRV:
+    """Order the product's loops within one tile; the outermost loop of the reduction."""
+    *_, image, channel, row, pixel, inner, rc, kh, kw, ri = sch.get_loops(conv)
+    lanes = min(target.lanes(32), shape.out_block)
+    vector, lane = sch.split(inner, [None, lanes])
+    adds = tiling.tile.pixels * tiling.tile.vectors
+    limit = max(1, UNROLLED // adds)
+    factors = [d for d in divisors(shape.depth) if d <= 16]
+    factor = blocks.decide(sch, factors, max(d for d in factors if d <= limit))
+    ri, step = sch.split(ri, [None, factor])
+    sch.reorder(image, row, rc, kh, kw, ri, step, pixel, channel, vector, lane)
+    if shape.depth == 1 and shape.kernel[1] * adds <= 2 * UNROLLED:
+        sch.unroll(kw)
+    for loop in (step, pixel, channel, vector):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    return rc
