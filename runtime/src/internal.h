@@ -13,6 +13,10 @@
 #include "athanor.h"
 #include "athanor_abi.h"
 
+#ifndef ATHANOR_VERSION /* set by setup.py; an app that builds the sources itself may leave it out */
+#define ATHANOR_VERSION "of unknown version"
+#endif
+
 /* error.c: the calling thread's error text. */
 #define ATH_ERROR_BYTES 1024
 AthanorStatus ath_fail(AthanorStatus status, const char *format, ...)

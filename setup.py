@@ -1,0 +1,151 @@
+"""Builds the C runtime with the package; everything else is in pyproject.toml.
+
+pip install .        lib/ and the C sources go into the installed package athanor.runtime
+pip install -e .     the library goes to runtime/lib/ of the checkout
+python setup.py build_runtime --in-place    the same without installing
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+from setuptools import Command, Distribution, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
+from setuptools.errors import CompileError
+
+RUNTIME = Path("runtime")  # setup.py runs in its own folder
+SOURCES = sorted(RUNTIME.glob("src/*.c"))
+# What a user needs to build the runtime into an app, or for another machine.
+SHIPPED = [*sorted(RUNTIME.glob("include/*")), *sorted(RUNTIME.glob("src/*"))]
+
+CFLAGS = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# nodelete: worker threads run the library's code, so dlclose must not unmap it.
+LDFLAGS = ["-shared", "-Wl,-soname,libathanor.so", "-Wl,-z,relro,-z,now,-z,noexecstack,-z,nodelete"]
+LDFLAGS += ["-Wl,--as-needed", "-Wl,--strip-debug", "-lpthread", "-ldl"]
+
+
+def c_compiler() -> list[str]:
+    """$CC, or the first of cc, gcc and clang. Raises CompileError where there is none."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    for name in names:
+        words = name.split()
+        if words and shutil.which(words[0]):
+            return words
+    raise CompileError(
+        f"Athanor's runtime is written in C, and no C compiler was found: looked for "
+        f"{', '.join(names)}. Install one (Debian, Ubuntu: apt install gcc) or set CC."
+    )
+
+
+def build_library(folder: Path, version: str) -> list[Path]:
+    """libathanor.so and libathanor.a in `folder`. Raises CompileError with the compiler's words."""
+    compiler = c_compiler()
+    archiver = os.environ.get("AR", "ar").split()
+    folder.mkdir(parents=True, exist_ok=True)
+    shared, static = folder / "libathanor.so", folder / "libathanor.a"
+    with TemporaryDirectory() as scratch:
+        objects = []
+        for source in SOURCES:
+            objects.append(str(Path(scratch, source.stem + ".o")))
+            defines = [f'-DATHANOR_VERSION="{version}"', f"-I{RUNTIME / 'include'}"]
+            run([*compiler, *CFLAGS, *defines, "-c", str(source), "-o", objects[-1]])
+        # Aside, then renamed: a process may have the old one mapped.
+        for target, command in (
+            (shared, [*compiler, *objects, *LDFLAGS, "-o", f"{shared}.new"]),
+            (static, [*archiver, "rcsD", f"{static}.new", *objects]),
+        ):
+            run(command)
+            Path(f"{target}.new").replace(target)
+    return [shared, static]
+
+
+def run(command: list[str]) -> None:
+    """Run a tool of the C compiler."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise CompileError(f"{command[0]} is needed to build Athanor's runtime: {error}") from error
+    if done.returncode:
+        raise CompileError(f"can't build Athanor's runtime: {' '.join(command)}\n{done.stderr}")
+
+
+class build_runtime(Command):
+    """The C library, into the built package or, for an editable install, into the checkout."""
+
+    description = "build libathanor.so and libathanor.a"
+    user_options: ClassVar = [("in-place", None, "build into runtime/lib of the checkout")]
+    boolean_options: ClassVar = ["in-place"]
+    editable_mode = False  # set by setuptools
+
+    def initialize_options(self) -> None:
+        """Part of the protocol of setuptools."""
+        self.build_lib: str | None = None
+        self.in_place = False
+
+    def finalize_options(self) -> None:
+        """Part of the protocol of setuptools."""
+        self.set_undefined_options("build_py", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        """Build, and put headers and sources beside."""
+        version = self.distribution.get_version()
+        if self.editable_mode or self.in_place:
+            build_library(RUNTIME / "lib", version)
+            return
+        package = self._package()
+        build_library(package / "lib", version)
+        for path in SHIPPED:
+            target = package / path.relative_to(RUNTIME)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+    def _package(self) -> Path:
+        return Path(self.build_lib or "build", "athanor", "runtime")
+
+    def get_source_files(self) -> list[str]:
+        """What a source distribution needs."""
+        return [str(path) for path in SHIPPED]
+
+    def get_outputs(self) -> list[str]:
+        """What a normal build makes."""
+        made = ["lib/libathanor.so", "lib/libathanor.a"]
+        made += [str(path.relative_to(RUNTIME)) for path in SHIPPED]
+        return [str(self._package() / path) for path in made]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Files of an editable install by their source: those of the checkout serve."""
+        return {}
+
+
+class build_all(build):
+    """The normal build, and the runtime."""
+
+    sub_commands: ClassVar = [*build.sub_commands, ("build_runtime", None)]
+
+
+class platform_wheel(bdist_wheel):
+    """The library depends on the platform and not on the version of Python: ctypes loads it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """py3-none-<platform>."""
+        return "py3", "none", super().get_tag()[2]
+
+
+class PlatformDistribution(Distribution):
+    """Goes to platlib, as a package with compiled code does."""
+
+    def has_ext_modules(self) -> bool:
+        """Yes, in the sense of compiled code."""
+        return True
+
+
+setup(
+    distclass=PlatformDistribution,
+    cmdclass={"build": build_all, "build_runtime": build_runtime, "bdist_wheel": platform_wheel},
+)
