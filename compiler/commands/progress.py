@@ -47,7 +47,7 @@ def _lines() -> OnProgress:
 
     def on_progress(stage: str, done: int, total: int) -> None:
         nonlocal last
-        if stage != last:
+        if stage != last and done < total:
             last = stage
             click.echo(f"{stage} ..." if total <= 1 else f"{stage} ({total}) ...", err=True)
 

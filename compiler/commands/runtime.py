@@ -6,16 +6,10 @@ from pathlib import Path
 
 import click
 
-from athanor.compiler.commands.write_aside import OutputError
 from athanor.runtime.install import install_runtime
 
 
 def install(prefix: Path) -> None:
-    """Install the C runtime under `prefix` and list the files."""
-    try:
-        written = install_runtime(prefix)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"can't install under {prefix}: {reason}") from error
-    for path in written:
+    """Install the C runtime under `prefix` and list the files. Raises RunError."""
+    for path in install_runtime(prefix):
         click.echo(str(path))

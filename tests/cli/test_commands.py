@@ -125,7 +125,7 @@ def test_run_on_generated_input(athanor_command, digits_artifact):
         (["--input", "image=no.npy"], "can't read no.npy: No such file or directory"),
         (["--input", "image=text.npy"], "text.npy is not a .npy file"),
         (["--input", "image=two.npz"], "two.npz holds several arrays"),
-        (["--input", "image=flat.npy"], "input 'image' has shape [4], expected [batch, 1, 8, 8]"),
+        (["--input", "image=flat.npy"], "input 'image' has shape (4,), expected (batch, 1, 8, 8)"),
         (["--input", "x=flat.npy"], "inputs don't fit: unknown 'x'; expected 'image'"),
         (["--input", "image"], "--input image: expected NAME=FILE.npy"),
         (["--dim", "n=2"], "no input has a symbolic dimension 'n'; symbolic are: batch"),
@@ -145,7 +145,7 @@ def test_run_errors(athanor_command, digits_artifact, tmp_path, monkeypatch, arg
 def test_run_of_no_artifact(athanor_command, digits_model):
     code, _, err = athanor_command("run", digits_model)
     assert code == 1
-    assert "is not an Athanor artifact" in one_line(err)
+    assert "is no Athanor artifact" in one_line(err)
 
 
 def test_inspect(athanor_command, digits_artifact):
