@@ -104,7 +104,7 @@ class GraphConverter:
         inputs = [self.tensor(name) if name else None for name in proto.input]
         try:
             result = converter(node, inputs, self.builder)
-        except CompileError:
+        except (CompileError, AssertionError):
             raise
         except Exception as error:
             # Relax refuses a call whose operands do not fit: the model's fault, named by node.

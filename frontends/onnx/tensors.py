@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.known import as_int, constant
 
@@ -89,6 +89,20 @@ def per_channel(
     shape = [1] * rank
     shape[axis] = shape_of(expr)[0]
     return reshape(expr, shape, builder)
+
+
+def accumulation_dtype(dtype: str) -> str:
+    """What sums of `dtype` are kept in: float32 for the 16-bit floats, whose sums drift."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def filled(shape: Sequence[Any], value: float, dtype: str, builder: relax.BlockBuilder) -> Any:
+    """A tensor with the same value everywhere; relax.full can't be lowered for infinities."""
+
+    def kernel(dims: list[Any]) -> te.Tensor:
+        return te.compute(tuple(dims), lambda *_: tirx.const(value, dtype), name="fill")
+
+    return compute(builder, "fill", kernel, relax.ShapeExpr(list(shape)))
 
 
 def compute(

@@ -128,6 +128,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Pow", 1): elementwise.power,
     ("", "RMSNormalization", 23): normalization.rms_normalization,
     ("", "RNN", 7): recurrent.recurrent,
+    ("", "Range", 11): generator.value_range,
     ("", "Reciprocal", 6): elementwise.reciprocal,
     ("", "ReduceL1", 1): reduce_kind("ReduceL1"),
     ("", "ReduceL2", 1): reduce_kind("ReduceL2"),

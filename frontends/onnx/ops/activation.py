@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from tvm import relax, te, tirx
 from athanor.frontends.onnx.known import product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensors import (
+    accumulation_dtype,
+    cast,
     compute,
     dtype_of,
+    filled,
     is_float,
     per_channel,
     rank_of,
@@ -43,9 +47,11 @@ def _flattened(node: Node, x: relax.Expr, operator: Any, builder: Builder) -> re
     shape = shape_of(x)
     axis = node.axis("axis", len(shape), 1)
     if all(isinstance(dim, int) and dim == 1 for dim in shape[axis + 1 :]):
-        return operator(x, axis=axis)
+        return _widened(x, lambda value: operator(value, axis=axis), builder)
     flat = reshape(x, [product(shape[:axis]), product(shape[axis:])], builder)
-    return reshape(builder.emit(operator(flat, axis=1)), shape, builder)
+    return reshape(
+        builder.emit(_widened(flat, lambda value: operator(value, axis=1), builder)), shape, builder
+    )
 
 
 def softmax(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -53,7 +59,8 @@ def softmax(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__Softmax.html
     """
-    return R.nn.softmax(inputs[0], axis=node.axis("axis", rank_of(inputs[0]), -1))
+    axis = node.axis("axis", rank_of(inputs[0]), -1)
+    return _widened(inputs[0], lambda x: R.nn.softmax(x, axis=axis), builder)
 
 
 def log_softmax(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -61,7 +68,19 @@ def log_softmax(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__LogSoftmax.html
     """
-    return R.nn.log_softmax(inputs[0], axis=node.axis("axis", rank_of(inputs[0]), -1))
+    axis = node.axis("axis", rank_of(inputs[0]), -1)
+    return _widened(inputs[0], lambda x: R.nn.log_softmax(x, axis=axis), builder)
+
+
+def _widened(
+    x: relax.Expr, operator: Callable[[relax.Expr], relax.Expr], builder: Builder
+) -> relax.Expr:
+    """`operator(x)`, computed in float32 for 16-bit floats."""
+    dtype = dtype_of(x)
+    wide = accumulation_dtype(dtype)
+    if wide == dtype:
+        return operator(x)
+    return R.astype(builder.emit(operator(cast(x, wide, builder))), dtype)
 
 
 def hardmax(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -106,7 +125,7 @@ def dropout(node: Node, inputs: Inputs, builder: Builder) -> tuple[Any, ...]:
     if len(node.outputs) < 2 or not node.outputs[1]:
         return (x,)
     dtype = "bool" if node.opset >= 10 else dtype_of(x)
-    return x, R.full(relax.ShapeExpr(shape_of(x)), scalar(1, dtype), dtype)
+    return x, filled(shape_of(x), 1, dtype, builder)
 
 
 def clip_attributes(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:

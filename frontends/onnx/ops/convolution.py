@@ -8,7 +8,14 @@ from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.known import is_symbolic, simplify
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.tensors import compute, dtype_of, per_channel, rank_of, shape_of
+from athanor.frontends.onnx.tensors import (
+    accumulation_dtype,
+    compute,
+    dtype_of,
+    per_channel,
+    rank_of,
+    shape_of,
+)
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -45,6 +52,8 @@ def conv(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
             f"need {per_group * group}"
         )
     data_layout, kernel_layout = _LAYOUT[spatial]
+    dtype = dtype_of(x)
+    wide = accumulation_dtype(dtype)
     result = _CONV[spatial](
         x,
         weight,
@@ -54,7 +63,10 @@ def conv(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         groups=group,
         data_layout=data_layout,
         kernel_layout=kernel_layout,
+        out_dtype=wide,
     )
+    if wide != dtype:
+        result = R.astype(builder.emit(result), dtype)
     if not node.has_input(2, inputs):
         return result
     bias = per_channel(inputs[2], rank_of(x), builder)

@@ -13,6 +13,7 @@ from athanor.frontends.onnx.tensors import (
     cast,
     compute,
     dtype_of,
+    filled,
     is_float,
     rank_of,
     reshape,
@@ -157,9 +158,9 @@ def bit_shift(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     def shift(value: Any, count: Any) -> Any:
         kind = dtype.name
-        valid = count < tirx.const(bits, kind)
-        if signed:
-            valid = tirx.all(valid, count >= tirx.const(0, kind))
+        # compared as int64: a uint64 count past 2**63 turns negative, and is invalid either way
+        places = count.astype("int64")
+        valid = tirx.all(places >= tirx.const(0, "int64"), places < tirx.const(bits, "int64"))
         safe = tirx.Select(valid, count, tirx.const(0, kind))
         gone = tirx.const(0, kind)
         if direction == "RIGHT":
@@ -189,7 +190,7 @@ def is_inf(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     if negative and positive:
         return R.isinf(x)
     if not negative and not positive:
-        return R.full(relax.ShapeExpr(shape_of(x)), scalar(False, "bool"), "bool")
+        return filled(shape_of(x), False, "bool", builder)
     infinity = scalar(float("inf") if positive else float("-inf"), dtype_of(x))
     return R.equal(x, infinity)
 

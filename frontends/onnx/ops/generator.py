@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import onnx
-from tvm import relax
+from tvm import relax, te, tirx
 
-from athanor.frontends.onnx.known import is_symbolic, product
+from athanor.frontends.onnx.known import (
+    is_nonnegative,
+    is_symbolic,
+    product,
+    simplify,
+    truncated_quotient,
+)
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensor_data import to_array
-from athanor.frontends.onnx.tensors import scalar
+from athanor.frontends.onnx.tensors import compute, filled
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -56,4 +63,40 @@ def constant_of_shape(node: Node, inputs: Inputs, builder: Builder) -> Any:
             return np.full(shape, fill.reshape(())[()], dtype=fill.dtype)
         raise node.error(f"shape={shape} is over the limit of {_MAX_FILL_BYTES} bytes")
     dtype = str(fill.dtype)
-    return R.full(relax.ShapeExpr(shape), scalar(fill.item(), dtype), dtype)
+    return filled(shape, fill.item(), dtype, builder)
+
+
+def value_range(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`start, start + delta, ...` up to, not including, limit.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Range.html
+    """
+    start, limit, delta = (node.elements(i, "a bound")[0] for i in range(3))
+    known = node.known[0]
+    assert known is not None
+    dtype = known.dtype
+    if not is_symbolic(delta) and delta == 0:
+        raise node.error("delta is 0")
+    count: Any
+    if any(is_symbolic(value) for value in (start, limit, delta)):
+        if is_symbolic(delta):
+            raise node.error(f"delta={delta} is symbolic")
+        span = simplify(limit - start if delta > 0 else start - limit)
+        size = abs(delta)
+        count = span if size == 1 else truncated_quotient(simplify(span + size - 1), size)
+        if not is_nonnegative(count):
+            count = tirx.max(count, tirx.IntImm("int64", 0))
+    else:
+        count = max(math.ceil((limit - start) / delta), 0)
+
+    def kernel(shape: list[Any], first: list[Any]) -> te.Tensor:
+        def element(i: Any) -> Any:
+            if dtype.startswith("int"):
+                return (first[0] + i * tirx.const(delta, "int64")).astype(dtype)
+            step = tirx.const(delta, dtype)
+            return tirx.const(start, dtype) + i.astype(dtype) * step
+
+        return te.compute(tuple(shape), element, name="range")
+
+    first = [start if not isinstance(start, float) else 0]
+    return compute(builder, "range", kernel, relax.ShapeExpr([count]), relax.ShapeExpr(first))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.tensors import dtype_of, rank_of, scalar
+from athanor.frontends.onnx.tensors import accumulation_dtype, dtype_of, rank_of, scalar
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -17,7 +17,15 @@ def matmul(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__MatMul.html
     """
-    return R.matmul(inputs[0], inputs[1])
+    return _product(inputs[0], inputs[1], builder)
+
+
+def _product(a: relax.Expr, b: relax.Expr, builder: Builder) -> relax.Expr:
+    dtype = dtype_of(a)
+    wide = accumulation_dtype(dtype)
+    if wide == dtype:
+        return R.matmul(a, b)
+    return R.astype(builder.emit(R.matmul(a, b, out_dtype=wide)), dtype)
 
 
 def gemm(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -33,7 +41,7 @@ def gemm(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         a = builder.emit(R.permute_dims(a))
     if node.int("transB", 0):  # B is (N, K)
         b = builder.emit(R.permute_dims(b))
-    result = R.matmul(a, b)
+    result = _product(a, b, builder)
     dtype = dtype_of(inputs[0])
     alpha, beta = node.float("alpha", 1.0), node.float("beta", 1.0)
     if alpha != 1.0:

@@ -9,6 +9,7 @@ from tvm import relax
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.pooling_general import average_with_pads, max_with_indices
 from athanor.frontends.onnx.ops.pooling_window import Window
+from athanor.frontends.onnx.ops.reduction import infinite_extremum
 from athanor.frontends.onnx.tensors import rank_of
 
 R = relax.op
@@ -70,4 +71,5 @@ def global_max_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__GlobalMaxPool.html
     """
-    return R.max(inputs[0], axis=list(range(2, rank_of(inputs[0]))), keepdims=True)
+    x = inputs[0]
+    return infinite_extremum(x, list(range(2, rank_of(x))), True, True, builder)

@@ -19,7 +19,7 @@ from athanor.frontends.onnx.known import constant, is_symbolic, product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.recurrent_activation import activation_of
 from athanor.frontends.onnx.ops.recurrent_kernel import Cell, gru_kernel, lstm_kernel, rnn_kernel
-from athanor.frontends.onnx.tensors import cast, dtype_of, np_dtype, reshape, shape_of
+from athanor.frontends.onnx.tensors import cast, dtype_of, filled, np_dtype, reshape, shape_of
 
 R = relax.op
 Inputs = list[Any]
@@ -104,7 +104,7 @@ def _operands(
 
     def zeros(*shape: Any) -> relax.Expr:
         if any(is_symbolic(dim) for dim in shape):
-            return builder.emit(R.zeros(relax.ShapeExpr(list(shape)), dtype))
+            return filled(shape, 0, dtype, builder)
         return constant(np.zeros(shape, np_dtype(dtype)))
 
     weight, weight_r, bias = part(1), part(2), part(3)

@@ -11,9 +11,11 @@ from tvm import relax, te, tirx
 from athanor.frontends.onnx.known import is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensors import (
+    accumulation_dtype,
     cast,
     compute,
     dtype_of,
+    filled,
     is_float,
     np_dtype,
     rank_of,
@@ -55,7 +57,11 @@ def reduction(
         keepdims = bool(node.int("keepdims", 1))
         if any(not is_symbolic(d) and d == 0 for i, d in enumerate(shape_of(x)) if i in chosen):
             return _of_nothing(node, x, chosen, keepdims, builder)
-        return reduce(x, sorted(chosen), keepdims, builder)
+        dtype = dtype_of(x)
+        if accumulation_dtype(dtype) == dtype or node.op in ("ReduceMax", "ReduceMin"):
+            return reduce(x, sorted(chosen), keepdims, builder)
+        wide = cast(x, accumulation_dtype(dtype), builder)
+        return cast(builder.emit(reduce(wide, sorted(chosen), keepdims, builder)), dtype, builder)
 
     return converter
 
@@ -90,7 +96,7 @@ def _of_nothing(
     if kind == "b":
         value = value > 0
     dims = [1 if i in axes else d for i, d in enumerate(shape_of(x)) if keepdims or i not in axes]
-    return builder.emit(R.full(relax.ShapeExpr(dims), scalar(value, dtype), dtype))
+    return filled(dims, value, dtype, builder)
 
 
 def total(x: relax.Expr, axes: list[int], keepdims: bool, builder: Builder) -> relax.Expr:
@@ -161,9 +167,44 @@ def extremum(largest: bool) -> Callable[..., relax.Expr]:
         if dtype == "bool":
             small = cast(x, "int8", builder)
             return cast(builder.emit(operator(small, axes, keepdims)), "bool", builder)
-        return operator(x, axes, keepdims)
+        if not is_float(x):
+            return operator(x, axes, keepdims)
+        return infinite_extremum(x, axes, keepdims, largest, builder)
 
     return reduce
+
+
+def infinite_extremum(
+    x: relax.Expr, axes: list[int], keepdims: bool, largest: bool, builder: Builder
+) -> relax.Expr:
+    """Maximum or minimum that starts from an infinity.
+
+    relax.max starts from the lowest finite number, so that a row of -inf (a fully masked row of
+    attention scores) comes out finite.
+    """
+    start = float("-inf") if largest else float("inf")
+    combine = tirx.max if largest else tirx.min
+    reducer = te.comm_reducer(
+        lambda a, b: combine(a, b), lambda kind: tirx.const(start, str(kind)), name="extremum"
+    )
+
+    def kernel(data: te.Tensor) -> te.Tensor:
+        taps = {axis: te.reduce_axis((0, data.shape[axis]), name=f"k{axis}") for axis in axes}
+        rank = len(data.shape)
+        kept = [axis for axis in range(rank) if axis not in axes]
+        shape = [1 if axis in axes else data.shape[axis] for axis in range(rank)]
+        shape = shape if keepdims else [data.shape[axis] for axis in kept]
+
+        def element(*i: Any) -> Any:
+            place = dict(zip(range(rank) if keepdims else kept, i, strict=True))
+            return reducer(
+                data(*(taps[a] if a in taps else place[a] for a in range(rank))),
+                axis=[taps[a] for a in axes],
+            )
+
+        return te.compute(tuple(shape), element, name="reduce_max" if largest else "reduce_min")
+
+    return compute(builder, "reduce_max" if largest else "reduce_min", kernel, x)
 
 
 def index_of_extremum(largest: bool) -> Callable[..., relax.Expr]:

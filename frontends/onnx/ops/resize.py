@@ -191,7 +191,9 @@ def _coordinates(axis: _Axis, mode: str) -> np.ndarray:
     if mode == "asymmetric":
         return x / axis.scale
     if mode == "align_corners":
-        return x * (axis.dim - 1) / (axis.size - 1) if axis.size > 1 else x * 0
+        # the standard's length_resized is the unrounded scale * dim
+        length = axis.scale * axis.dim
+        return x * (axis.dim - 1) / (length - 1) if length != 1 else x * 0
     if mode == "tf_crop_and_resize":
         if axis.size == 1:
             return np.array([0.5 * (axis.start + axis.end) * (axis.dim - 1)])
