@@ -42,6 +42,27 @@ def block_axes(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[Axis
     return axes
 
 
+def read_strides(stmt: s_tir.SBlock) -> list[int | None] | None:
+    """Elements per step of every iterator, for the load of a reduction that most of them move.
+
+    None if the block reads nothing but its own result.
+    """
+    written = [write.source for write in stmt.writes]
+    variables = [iterator.var for iterator in stmt.iter_vars]
+    analyzer = sym.Analyzer()
+    for iterator in stmt.iter_vars:
+        analyzer.bind(iterator.var, iterator.dom)
+    best: list[int | None] | None = None
+    for load in blocks.loads(stmt.body):
+        if any(load.source.same_as(buffer) for buffer in written):
+            continue
+        address = _flat_address(load.source, list(load.indices))
+        steps = [_stride(address, variable, analyzer) for variable in variables]
+        if best is None or steps.count(0) < best.count(0):
+            best = steps
+    return best
+
+
 def collapse(axes: list[Axis]) -> list[list[int]]:
     """Indices of adjacent axes that every access walks as if they were one, outermost first."""
     groups: list[list[int]] = []

@@ -37,9 +37,15 @@ _EXPENSIVE = ("exp", "log", "tanh", "sigmoid", "erf", "pow", "sin", "cos", "tan"
 _INLINE_COST_LIMIT = 1000
 
 
-def open_schedule(func: tirx.PrimFunc) -> s_tir.Schedule:
-    """A schedule of `func` whose failing primitives raise without rendering the whole IR."""
-    return s_tir.Schedule(func, debug_mask="none", error_render_level="none")
+def open_schedule(func: tirx.PrimFunc, enable_check: bool = True) -> s_tir.Schedule:
+    """A schedule of `func` whose failing primitives raise without rendering the whole IR.
+
+    Without `enable_check`, `parallel`, `vectorize` and `decompose_reduction` leave it to the rule
+    that they are right: after `merge` the scheduler no longer sees that they are.
+    """
+    return s_tir.Schedule(
+        func, debug_mask="none", error_render_level="none", enable_check=enable_check
+    )
 
 
 def constant(value: tirx.Expr | int) -> int | None:
@@ -84,6 +90,16 @@ def iterator_kinds(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> str:
     """One letter an iterator: S spatial, R reduction, O anything else; for example "SSR"."""
     letters = {tirx.IterVar.DataPar: "S", tirx.IterVar.CommReduce: "R"}
     return "".join(letters.get(i.iter_type, "O") for i in sch.get(block).iter_vars)
+
+
+def iterator_values(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[tirx.Expr]:
+    """What each iterator of a block is bound to, in terms of its loops."""
+    return list(_realize(sch, block).iter_values)
+
+
+def predicate(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> tirx.Expr:
+    """The condition under which a block runs (`T.where`)."""
+    return _realize(sch, block).predicate
 
 
 def is_spatial(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:

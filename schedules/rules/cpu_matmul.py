@@ -68,7 +68,6 @@ def _tile(
     *batch_extents, m_extent, n_extent, depth = blocks.extents(sch, product)
     assert n_extent is not None and depth is not None
     panels = n_extent // panel
-    sch.set_scope(product, 0, "local")
     *batch, row, column = _final_loops(sch, final, len(batch_extents))
     tiles = None if m_extent is None else m_extent // rows
     block_tiles = _block_tiles(tiles, rows, depth, target)

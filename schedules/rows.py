@@ -1,0 +1,423 @@
+"""Schedules whole rows: every block of a function computed a row at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from athanor.schedules import access, blocks
+from athanor.targets.target import TargetSpec
+
+Block = s_tir.schedule.SBlockRV
+Loop = s_tir.schedule.LoopRV
+
+PARALLEL_BYTES = 64 * 1024
+"""Below this much data one core is done before a second one has started."""
+
+_CHEAP = 20
+"""Cost up to which an elementwise prologue is computed again for every block that reads it."""
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """How the axes of the data lie around the reduction: (outer..., reduced..., inner...)."""
+
+    outer: list[tirx.Expr]
+    """Extents of the axes before the reduced ones: one row each."""
+    inner: list[tirx.Expr]
+    """Extents of the axes after them; empty where rows are contiguous."""
+
+
+def schedule_rows(sch: s_tir.Schedule, leaves: list[Block], target: TargetSpec) -> bool:
+    """Schedule reductions and the spatial blocks around them; False if they do not fit.
+
+        for row in parallel(outer axes):              # rows contiguous
+            for each block: its part of the row       # lanes along the row
+
+        for row, some inner elements in parallel(...):  # reduced axis not the last
+            for each block: its part of the column      # lanes across columns
+
+    Sums along a contiguous row are kept in several vectors of partial results, which are added
+    at the row's end: one chain of dependent additions would run at a fraction of the bandwidth.
+    May leave `sch` half changed when the answer is False.
+    """
+    leaves = _inline(sch, leaves)
+    reductions = [block for block in leaves if not _is_spatial(sch, block)]
+    if not reductions or not all(_is_simple(sch, block) for block in leaves):
+        return False
+    shape = row_shape(sch, reductions[0])
+    if shape is None or not all(sch.get_consumers(block) for block in leaves[:-1]):
+        return False
+    if not _stays_in_row(sch, leaves, shape):
+        return False
+    parallel = _is_long(sch, reductions[0])
+    if shape.inner:
+        return _schedule_columns(sch, leaves, shape, target, parallel)
+    return _schedule_contiguous(sch, leaves, shape, target, parallel)
+
+
+def row_shape(sch: s_tir.Schedule, reduction: Block) -> RowShape | None:
+    """The axes around the reduced ones, from the strides of what `reduction` reads."""
+    stmt = sch.get(reduction)
+    kinds = blocks.iterator_kinds(sch, reduction)
+    spatial = len(kinds.rstrip("R"))
+    steps = access.read_strides(stmt)
+    if steps is None:
+        return None
+    reduced = [step for step in steps[spatial:] if step]
+    if not reduced:
+        return RowShape([i.dom.extent for i in stmt.iter_vars[:spatial]], [])
+    outer: list[tirx.Expr] = []
+    inner: list[tirx.Expr] = []
+    for iterator, step in zip(stmt.iter_vars[:spatial], steps[:spatial], strict=True):
+        extent = iterator.dom.extent
+        if blocks.constant(extent) == 1:
+            continue
+        if step is not None and 0 < step < min(reduced):
+            inner.append(extent)
+        elif inner:
+            return None
+        else:
+            outer.append(extent)
+    return RowShape(outer, inner)
+
+
+def _stays_in_row(sch: s_tir.Schedule, leaves: list[Block], shape: RowShape) -> bool:
+    """Whether no block reads what another computes for a different row.
+
+    Extents alone do not tell: `x[i, j] - mean[j]` has the loops of `x[i, j] - mean[i]`.
+    """
+    written: list[tuple[tirx.Buffer, list[int]]] = []
+    for block in leaves:
+        rows = _row_indices(sch, block, shape)
+        if rows is None:
+            return False
+        stmt = sch.get(block)
+        own = [write.source for write in stmt.writes]
+        for load in blocks.loads(stmt.body):
+            if any(load.source.same_as(buffer) for buffer in own):
+                continue
+            for buffer, places in written:
+                if load.source.same_as(buffer) and not all(
+                    tvm_ffi.structural_equal(load.indices[place], row)
+                    for place, row in zip(places, rows, strict=True)
+                ):
+                    return False
+        for write in stmt.writes:
+            starts = [dim.min for dim in write.region]
+            places = [_find(starts, row) for row in rows]
+            if None in places and block is not leaves[-1]:
+                return False
+            written.append((write.source, [place for place in places if place is not None]))
+    return True
+
+
+def _row_indices(sch: s_tir.Schedule, block: Block, shape: RowShape) -> list[tirx.Expr] | None:
+    """Which row an element of `block` belongs to, in terms of its iterators."""
+    iterators = [
+        (iterator.var, iterator.dom.extent)
+        for iterator, kind in zip(
+            sch.get(block).iter_vars, blocks.iterator_kinds(sch, block), strict=True
+        )
+        if kind == "S"
+    ]
+    wide = [(var, extent) for var, extent in iterators if blocks.constant(extent) != 1]
+    if len(wide) < len(shape.outer) + len(shape.inner):
+        return None
+    rows: list[tirx.Expr] = []
+    for (var, mine), extent in zip(wide, shape.outer, strict=False):
+        if _equal(mine, extent):
+            rows.append(var)
+            continue
+        size, groups = blocks.constant(mine), blocks.constant(extent)
+        if size is None or groups is None or size % groups:
+            return None
+        rows.append(tirx.floordiv(var, tirx.IntImm(str(var.ty.dtype), size // groups)))
+    return rows + [var for var, _ in iterators[len(iterators) - len(shape.inner) :]]
+
+
+def _find(indices: list[tirx.Expr], wanted: tirx.Expr) -> int | None:
+    return next(
+        (i for i, index in enumerate(indices) if tvm_ffi.structural_equal(index, wanted)), None
+    )
+
+
+def _is_spatial(sch: s_tir.Schedule, block: Block) -> bool:
+    return "R" not in blocks.iterator_kinds(sch, block)
+
+
+def _is_simple(sch: s_tir.Schedule, block: Block) -> bool:
+    """Spatial, or reduced over its last iterators."""
+    kinds = blocks.iterator_kinds(sch, block)
+    if "R" not in kinds:
+        return blocks.is_spatial(sch, block)
+    return set(kinds.rstrip("R")) <= {"S"} and sch.get(block).init is not None
+
+
+def _is_long(sch: s_tir.Schedule, reduction: Block) -> bool:
+    sizes = blocks.extents(sch, reduction)
+    if None in sizes:
+        return True
+    return math.prod(size for size in sizes if size) * 4 >= PARALLEL_BYTES
+
+
+def _inline(sch: s_tir.Schedule, leaves: list[Block]) -> list[Block]:
+    """Inline what is cheap or read once, but nothing that is computed once a row into a row."""
+    left: list[Block] = []
+    late: list[tirx.Buffer] = []  # buffers that depend on a reduction
+    for block in leaves:
+        stmt = sch.get(block)
+        reads = [load.source for load in blocks.loads(stmt.body)]
+        depends = any(buffer.same_as(other) for buffer in reads for other in late)
+        keep = not blocks.is_spatial(sch, block) or not _may_inline(sch, block, depends)
+        if not keep:
+            try:
+                sch.compute_inline(block)
+                if depends:
+                    late.append(stmt.writes[0].source)
+                continue
+            except s_tir.ScheduleError:
+                pass  # an output
+        left.append(block)
+        if depends or not _is_spatial(sch, block):
+            late += [write.source for write in stmt.writes]
+    return left
+
+
+def _may_inline(sch: s_tir.Schedule, block: Block, depends: bool) -> bool:
+    readers = sch.get_consumers(block)
+    size = len(_long_extents(sch, block))
+    if depends and any(len(_long_extents(sch, reader)) > size for reader in readers):
+        return False
+    buffer = sch.get(block).writes[0].source
+    reads = sum(
+        load.source.same_as(buffer)
+        for reader in readers
+        for load in blocks.loads(sch.get(reader).body)
+    )
+    return reads <= 1 or blocks.expression_cost(sch.get(block).body) < _CHEAP
+
+
+def _long_extents(sch: s_tir.Schedule, block: Block) -> list[int | None]:
+    return [extent for extent in blocks.extents(sch, block) if extent != 1]
+
+
+def _partial(sch: s_tir.Schedule, block: Block, target: TargetSpec) -> list[Block]:
+    """Cut a reduction into vectors of partial results; the new blocks, which `block` adds up.
+
+    Four vectors hide the latency of an addition behind two a cycle; they are added to one, and
+    its lanes one by one: that is shorter than to add all lanes of four vectors one by one.
+    """
+    stmt = sch.get(block)
+    if _is_spatial(sch, block) or len(stmt.writes) != 1:
+        return []
+    kinds = _loop_kinds(sch, block)
+    loop = _fuse(sch, sch.get_loops(block)[len(kinds.rstrip("R")) :])
+    extent = blocks.constant(sch.get(loop).extent)
+    vector = target.lanes(max(16, stmt.writes[0].source.dtype.bits))
+    lanes = vector * 4
+    if extent is not None and extent % lanes and extent < 4 * lanes:
+        lanes = vector  # the rest of a short row costs more than the latency
+    while extent is not None and lanes > extent:
+        lanes //= 2
+    if lanes < 4:
+        return []
+    rank = len(stmt.writes[0].source.shape)
+    _, lane = sch.split(loop, [None, lanes])
+    made = [sch.rfactor(lane, factor_axis=rank)]
+    if lanes > vector:
+        _, lane = sch.split(sch.get_loops(block)[-1], [None, vector])
+        made.append(sch.rfactor(lane, factor_axis=rank))
+    return made  # in scope "global": of "local" TVM makes a heap allocation, even of 32 bytes
+
+
+def _schedule_contiguous(
+    sch: s_tir.Schedule,
+    leaves: list[Block],
+    shape: RowShape,
+    target: TargetSpec,
+    parallel: bool,
+) -> bool:
+    parts = [part for block in leaves for part in (*_partial(sch, block, target), block)]
+    rows = []
+    for part in parts:
+        outer = _match_prefix(sch, part, shape.outer)
+        if outer is None:
+            return False
+        rows.append(_fuse(sch, outer) if outer else _unit_loop(sch, part))
+    for part in parts:
+        _finish(sch, part, target)
+    _merge(sch, rows, parallel and bool(shape.outer))
+    return True
+
+
+def _schedule_columns(
+    sch: s_tir.Schedule,
+    leaves: list[Block],
+    shape: RowShape,
+    target: TargetSpec,
+    parallel: bool,
+) -> bool:
+    lanes = target.lanes(32) * 4
+    width = blocks.constant(shape.inner[-1])
+    while width is not None and width % lanes:
+        lanes //= 2
+    tiled = width is not None and lanes >= target.lanes(32)
+    rows = []
+    for block in leaves:
+        outer = _match_prefix(sch, block, shape.outer)
+        columns = _match_columns(sch, block, shape.inner)
+        if outer is None or columns is None:
+            return False
+        *several, lane = columns
+        outer += several
+        if tiled:
+            column, lane = sch.split(lane, [None, lanes])
+            outer.append(column)
+        rest = [loop for loop in sch.get_loops(block) if not _among(sch, loop, [*outer, lane])]
+        sch.reorder(*outer, *rest, lane)
+        rows.append(_fuse(sch, outer) if outer else _unit_loop(sch, block))
+    for block in leaves:
+        _finish(sch, block, target, fuse=False)
+    _merge(sch, rows, parallel and (tiled or len(shape.outer) + len(shape.inner) > 1))
+    return True
+
+
+def _match_columns(sch: s_tir.Schedule, block: Block, inner: list[tirx.Expr]) -> list[Loop] | None:
+    """The last spatial loops of `block`, if they run over `inner`."""
+    kinds = _loop_kinds(sch, block)
+    pairs = zip(sch.get_loops(block), kinds, strict=True)
+    spatial = [loop for loop, kind in pairs if kind == "S"]
+    found = spatial[len(spatial) - len(inner) :]
+    if len(found) != len(inner):
+        return None
+    equal = (_equal(sch.get(a).extent, b) for a, b in zip(found, inner, strict=True))
+    return found if all(equal) else None
+
+
+def _merge(sch: s_tir.Schedule, rows: list[Loop], parallel: bool) -> None:
+    """One loop over rows for all blocks; compute_at would forget the conditions of blocks."""
+    row = sch.merge(*rows) if len(rows) > 1 else rows[0]
+    if parallel:
+        sch.parallel(row)
+
+
+def _finish(sch: s_tir.Schedule, block: Block, target: TargetSpec, fuse: bool = True) -> None:
+    """Vectorize what one block does in its row: lanes over spatial loops, sums outside them.
+
+    Without `fuse` the lanes are those of the last loop alone.
+    """
+    pairs = list(zip(sch.get_loops(block), _loop_kinds(sch, block), strict=True))[1:]
+    spatial = [loop for loop, kind in pairs if kind == "S" and not _is_unit(sch, loop)]
+    reduced = [loop for loop, kind in pairs if kind == "R"]
+    if not reduced:
+        if spatial:
+            _vectorize(sch, _fuse(sch, spatial if fuse else spatial[-1:]), target)
+        return
+    if spatial:
+        if not _loop_kinds(sch, block).endswith("R" * len(reduced) + "S" * len(spatial)):
+            sch.reorder(*reduced, *spatial)
+        _vectorize_short(sch, _fuse(sch, spatial), target)
+    if _has_predicate(sch, block):
+        sch.annotate(reduced[-1], "pragma_loop_partition_hint", 1)
+    if blocks.constant(sch.get(reduced[-1]).extent) in range(2, 17):
+        sch.unroll(reduced[-1])  # constant indices: partial results stay in registers
+    start = sch.decompose_reduction(block, reduced[0])
+    after = [loop for loop in sch.get_loops(start)[1:] if not _is_unit(sch, loop)]
+    if after:
+        _vectorize_short(sch, _fuse(sch, after), target)
+
+
+def _vectorize(sch: s_tir.Schedule, loop: Loop, target: TargetSpec) -> None:
+    """Lanes along a loop of any length; the rest of the division is a loop of its own."""
+    extent = blocks.constant(sch.get(loop).extent)
+    lanes = 2 * target.lanes(32)
+    if extent is not None and extent < lanes:
+        _vectorize_whole(sch, loop)
+        return
+    step, lane = sch.split(loop, [None, lanes])
+    if extent is None or extent % lanes:
+        sch.annotate(step, "pragma_loop_partition_hint", 1)
+    sch.vectorize(lane)
+
+
+def _vectorize_short(sch: s_tir.Schedule, loop: Loop, target: TargetSpec) -> None:
+    """Vectors of one register each along a loop of a few registers' length.
+
+    One register, and the same width at every access: LLVM takes a long vector that is read back
+    in parts through scalar registers.
+    """
+    extent, vector = blocks.constant(sch.get(loop).extent), target.lanes(32)
+    if extent is not None and vector < extent <= 8 * vector and extent % vector == 0:
+        several, loop = sch.split(loop, [None, vector])
+        sch.unroll(several)
+    _vectorize_whole(sch, loop)
+
+
+def _vectorize_whole(sch: s_tir.Schedule, loop: Loop) -> None:
+    """Lanes over all of a short loop, if there are 2, 4, 8, ... of them; else LLVM decides."""
+    extent = blocks.constant(sch.get(loop).extent)
+    if extent is not None and 1 < extent <= 64 and extent & (extent - 1) == 0:
+        sch.vectorize(loop)
+
+
+def _match_prefix(sch: s_tir.Schedule, block: Block, outer: list[tirx.Expr]) -> list[Loop] | None:
+    """The leading loops of `block` that run over `outer`, split where a group of channels is."""
+    loops = list(sch.get_loops(block))
+    found: list[Loop] = []
+    for extent in outer:
+        while loops and blocks.constant(sch.get(loops[0]).extent) == 1:
+            found.append(loops.pop(0))
+        if not loops:
+            return None
+        mine, wanted = blocks.constant(sch.get(loops[0]).extent), blocks.constant(extent)
+        if _equal(sch.get(loops[0]).extent, extent):
+            found.append(loops.pop(0))
+        elif mine is not None and wanted is not None and mine % wanted == 0:
+            group, rest = sch.split(loops.pop(0), [wanted, None])
+            found.append(group)
+            loops.insert(0, rest)
+        else:
+            return None
+    return found
+
+
+def _loop_kinds(sch: s_tir.Schedule, block: Block) -> str:
+    """S or R for every loop around a block, by the iterators that it drives."""
+    reduced: list[tirx.Var] = []
+    for kind, value in zip(
+        blocks.iterator_kinds(sch, block), blocks.iterator_values(sch, block), strict=True
+    ):
+        if kind == "R":
+            tvm_ffi.structural_walk(value, (tirx.Var, lambda var: reduced.append(var)))
+    variables = [sch.get(loop).loop_var for loop in sch.get_loops(block)]
+    return "".join("R" if any(v.same_as(r) for r in reduced) else "S" for v in variables)
+
+
+def _has_predicate(sch: s_tir.Schedule, block: Block) -> bool:
+    return blocks.constant(blocks.predicate(sch, block)) != 1
+
+
+def _is_unit(sch: s_tir.Schedule, loop: Loop) -> bool:
+    return blocks.constant(sch.get(loop).extent) == 1
+
+
+def _unit_loop(sch: s_tir.Schedule, block: Block) -> Loop:
+    loops = sch.get_loops(block)
+    return sch.add_unit_loop(loops[0] if loops else block)
+
+
+def _fuse(sch: s_tir.Schedule, loops: list[Loop]) -> Loop:
+    return loops[0] if len(loops) == 1 else sch.fuse(*loops)
+
+
+def _among(sch: s_tir.Schedule, loop: Loop, others: list[Loop]) -> bool:
+    return any(sch.get(loop).loop_var.same_as(sch.get(other).loop_var) for other in others)
+
+
+def _equal(one: tirx.Expr, other: tirx.Expr) -> bool:
+    a, b = blocks.constant(one), blocks.constant(other)
+    return a == b if a is not None or b is not None else tvm_ffi.structural_equal(one, other)
