@@ -44,6 +44,15 @@ def _import(spec: TensorSpec, value: Any) -> np.ndarray:
         raise RunError(f"input '{spec.name}' can't be read through DLPack: {error}") from error
 
 
+def _address(array: np.ndarray) -> int:
+    """Where the array's elements are."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (BufferError, TypeError, ValueError):
+        # Read-only, empty, or of a type that the buffer protocol lacks: three times slower.
+        return array.ctypes.data
+
+
 class Arguments:
     """The DLTensors of all inputs, or of all outputs."""
 
@@ -70,7 +79,7 @@ class Arguments:
     def set_data(self, arrays: Sequence[np.ndarray | None]) -> None:
         """Point to these arrays, which the caller keeps alive; None: NULL."""
         for row, array in zip(self._rows, arrays, strict=True):
-            row.data = None if array is None else array.ctypes.data
+            row.data = None if array is None else _address(array)
 
     def shapes(self) -> list[tuple[int, ...]]:
         """As the library has filled them in."""
