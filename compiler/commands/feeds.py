@@ -25,7 +25,7 @@ class TensorInfo(Protocol):
     @property
     def dtype(self) -> Any: ...  # noqa: D102
     @property
-    def shape(self) -> tuple[int | str, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int | str | None, ...]: ...  # noqa: D102
 
 
 def make_feeds(
@@ -53,7 +53,7 @@ def make_feeds(
     rng = np.random.default_rng(seed)
     feeds = {}
     for info in inputs:
-        shape = tuple(d if isinstance(d, int) else sizes[d] or 1 for d in info.shape)
+        shape = tuple(d if isinstance(d, int) else sizes.get(d or "") or 1 for d in info.shape)
         limit = limits.get(info.name, INTEGERS_BELOW)
         made = _values(rng, info.name, np.dtype(info.dtype), shape, limit)
         feeds[info.name] = given.pop(info.name, made)
