@@ -13,6 +13,8 @@ PARALLEL_MACS = 1 << 17
 """Multiply-adds below which waking a second core costs more than it gives: some 3 us of AVX2."""
 TASKS_PER_CORE = 4
 """So that no core waits long for the last task of another, and more cores find work too."""
+TASK_CYCLES = 300
+"""To begin one task."""
 ROWS = (1, 2, 4, 8, 16, 32)
 """Rows of a band that a tuner may try."""
 CHUNKS = (1, 2, 4, 8)
@@ -41,7 +43,7 @@ def choose_tiling(shape: ConvShape, target: TargetSpec) -> Tiling:
     """The cheapest tiling by the model."""
     height, width = shape.out_height, shape.out_width
     if height is None or width is None:
-        tile = best_tile(width, shape.out_blocks, shape.out_block, target)
+        tile = best_tile(width, shape.out_blocks, shape.out_block, shape.taps, target)
         rows = min(height, 8) if height else 8
         return Tiling(tile, False, rows, min(4, _channel_tiles(shape, tile, target)), True)
     options = [_row_tiling(shape, rows, target) for rows in _bands(height)]
@@ -58,7 +60,7 @@ def _bands(height: int) -> list[int]:
 
 def _row_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:
     assert shape.out_width is not None
-    tile = best_tile(shape.out_width, shape.out_blocks, shape.out_block, target)
+    tile = best_tile(shape.out_width, shape.out_blocks, shape.out_block, shape.taps, target)
     tiles = math.ceil(shape.out_width / tile.pixels)
     cycles = tile.cycles * shape.taps + tiles * ROW_TILE_CYCLES
     return _with_tasks(shape, tile, False, rows, rows * cycles, target)
@@ -66,7 +68,7 @@ def _row_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[f
 
 def _flat_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:
     assert shape.out_width is not None
-    tile = best_tile(rows * shape.out_width, shape.out_blocks, shape.out_block, target)
+    tile = best_tile(rows * shape.out_width, shape.out_blocks, shape.out_block, shape.taps, target)
     tiles = math.ceil(rows * shape.out_width / tile.pixels)
     fixed = ROW_TILE_CYCLES if shape.linear else FLAT_TILE_CYCLES
     cycles = tile.cycles * shape.taps + tiles * fixed
@@ -85,22 +87,28 @@ def _with_tasks(
 ) -> list[tuple[float, Tiling]]:
     """Tilings of one band height by channel tiles a task, each with its cost in cycles.
 
-    band_cycles: of one channel tile over one band. The cost is that of the tasks of the core that
+    band_cycles: of one register tile's channels over one band. The cost is that of the tasks of the core that
     has most of them.
     """
     assert shape.out_height is not None
     bands = math.ceil(shape.out_height / rows)
     tiles = _channel_tiles(shape, tile, target)
+    # A tile of less than one block takes several to a block.
+    band_cycles *= max(1, shape.out_block // target.lanes(32) // tile.vectors)
     images = shape.batch or 1
     macs = band_cycles * tiles * bands * images * 2 * target.lanes(32)
-    workers = target.cores * TASKS_PER_CORE if macs > 2 * PARALLEL_MACS else 1
-    workers = max(1, min(workers, int(macs / PARALLEL_MACS)))
+    parallel = macs > 2 * PARALLEL_MACS
     found = []
     for chunk in divisors(tiles):
         tasks = images * bands * (tiles // chunk)
-        cycles = band_cycles * chunk + _padding_cycles(shape, rows, target) + 300
-        cost = math.ceil(tasks / workers) * cycles * (1 + 1e-3 * tasks / workers)
-        found.append((cost, Tiling(tile, flat, rows, chunk, workers > 1)))
+        cycles = band_cycles * chunk + _padding_cycles(shape, rows, target) + TASK_CYCLES
+        cost = tasks * cycles
+        if parallel:
+            # Half for one core, half for all: the core with most tasks ends last.
+            rounds = math.ceil(tasks / target.cores)
+            cost *= (1 + rounds * target.cores / tasks) / 2
+            cost *= 1 + 0.02 * math.log2(max(1.0, TASKS_PER_CORE * target.cores / tasks))
+        found.append((cost, Tiling(tile, flat, rows, chunk, parallel)))
     return found
 
 
@@ -111,12 +119,12 @@ def _channel_tiles(shape: ConvShape, tile: RegisterTile, target: TargetSpec) -> 
 
 
 def _padding_cycles(shape: ConvShape, rows: int, target: TargetSpec) -> float:
-    """To copy a band of the input: a vector a cycle in L1, a half from L2, less beyond."""
+    """To copy a band of the input: cycles a vector measured on Zen 3, within L2 and beyond."""
     if not shape.padded or shape.in_height is None or shape.in_width is None:
         return 0.0
     assert shape.out_height is not None
     stride = max(1, (shape.in_height - shape.kernel[0]) // max(1, shape.out_height - 1))
     band = min(shape.in_height, (rows - 1) * stride + shape.kernel[0])
     floats = band * shape.in_width * shape.steps * shape.depth
-    slow = 2 if floats * 4 <= target.l2_bytes // 2 else 5
+    slow = 3 if floats * 4 <= target.l2_bytes // 2 else 6
     return floats / target.lanes(32) * slow

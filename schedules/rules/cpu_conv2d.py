@@ -12,6 +12,8 @@ from athanor.targets.target import TargetSpec
 
 UNROLLED = 64
 """Vector multiply-adds in the body of the innermost loop: it stays in the micro-op cache."""
+UNROLLED_TAPS = 128
+"""The same where taps are unrolled: 3 rows of 3 channels with 12 sums."""
 
 LoopRV = s_tir.schedule.LoopRV
 SBlockRV = s_tir.schedule.SBlockRV
@@ -54,7 +56,7 @@ class CPUConv2d:
         # Not scope "local": TVM takes that from the workspace, and then LLVM keeps dead stores.
         sch.compute_at(conv, tile, preserve_unit_loops=True)
         if pad is not None:
-            sch.compute_at(pad, channel_loops[-1])
+            sch.compute_at(pad, channel_loops[-1], preserve_unit_loops=True)
             schedule_padding(sch, pad, shape, target)
         reduction = _tile_reduction(sch, conv, tiling, shape, target)
         for loop in pixel_loops[:-1]:
@@ -74,12 +76,12 @@ class CPUConv2d:
 def schedule_padding(
     sch: s_tir.Schedule, pad: SBlockRV, shape: ConvShape, target: TargetSpec
 ) -> None:
-    """Copy whole vectors; cut rows and columns where the border begins."""
-    *_, row, column, lane = sch.get_loops(pad)
+    """Copy whole vectors, or whole rows where the channels of a pixel are no vector."""
+    *_, column, lane = sch.get_loops(pad)
     if shape.in_block >= target.lanes(32):
         sch.vectorize(lane)
-    for loop in (row, column):
-        sch.annotate(loop, "pragma_loop_partition_hint", 1)
+    else:
+        sch.annotate(column, "pragma_loop_partition_hint", 1)
 
 
 def _make_flat(
@@ -144,14 +146,22 @@ def _tile_reduction(
     lanes = min(target.lanes(32), shape.out_block)
     vector, lane = sch.split(inner, [None, lanes])
     adds = tiling.tile.pixels * tiling.tile.vectors
-    limit = max(1, UNROLLED // adds)
-    factors = [d for d in divisors(shape.depth) if d <= 16]
-    factor = blocks.decide(sch, factors, max(d for d in factors if d <= limit))
-    ri, step = sch.split(ri, [None, factor])
-    sch.reorder(image, row, rc, kh, kw, ri, step, pixel, channel, vector, lane)
-    if shape.depth == 1 and shape.kernel[1] * adds <= 2 * UNROLLED:
-        sch.unroll(kw)
+    length = shape.depth if shape.depth > 1 else shape.steps
+    factors = [d for d in divisors(length) if d <= 16]
+    wanted = max(d for d in factors if d == 1 or d * adds <= UNROLLED)
+    factor = blocks.decide(sch, factors, wanted)
+    inside, step = sch.split(ri if shape.depth > 1 else rc, [None, factor])
+    if shape.depth > 1:
+        order = [rc, kh, kw, inside]
+    else:
+        # Few input channels, all of a pixel apart, as an image has. Unrolled taps of a row read
+        # the same pixels again, and LLVM would rather spill those than load them twice; so they
+        # go outside, and a body that is large enough keeps LLVM from unrolling them itself.
+        order = [kw, inside, ri, kh]
+        if shape.kernel[0] * wanted * adds <= UNROLLED_TAPS:
+            sch.unroll(kh)
+    sch.reorder(image, row, *order, step, pixel, channel, vector, lane)
     for loop in (step, pixel, channel, vector):
         sch.unroll(loop)
     sch.vectorize(lane)
-    return rc
+    return order[0]

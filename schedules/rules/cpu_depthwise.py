@@ -55,7 +55,7 @@ class CPUDepthwise:
         sch.annotate(tile, "pragma_loop_partition_hint", 1)
         sch.compute_at(conv, tile, preserve_unit_loops=True)
         if pad is not None:
-            sch.compute_at(pad, band)
+            sch.compute_at(pad, band, preserve_unit_loops=True)
             *_, pad_column, pad_lane = sch.get_loops(pad)
             sch.vectorize(pad_lane)
             sch.annotate(pad_column, "pragma_loop_partition_hint", 1)
