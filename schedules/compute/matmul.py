@@ -11,7 +11,6 @@ from tvm import te, tirx
 from athanor.schedules.blocks import KIND, constant
 from athanor.targets.target import TargetSpec
 
-
 ROWS = "athanor.rows"
 """Block annotation: rows of the register tile that M was rounded up for."""
 
@@ -75,11 +74,7 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
     )
     known = constant(total)
     rows = tile_rows(known, panel)
-    if known is not None:
-        padded: tirx.Expr | int = -(-known // rows) * rows
-    else:
-        padded = tirx.floordiv(total + (rows - 1), rows) * rows
-    exact = known is not None and padded == known
+    padded, exact = _round_up(total, rows), _divides(total, rows)
     k = te.reduce_axis((0, depth), name="k")
 
     def element(*indices: tirx.Expr) -> tirx.Expr:
@@ -100,6 +95,69 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
         return product(*outer, flatten(inner, folded), indices[-1])
 
     return te.compute((*lead, n), wanted, name="matmul_out")
+
+
+def batch_matmul(
+    a: te.Tensor, b: te.Tensor, transpose_a: bool, transpose_b: bool, panel: int = 16
+) -> te.Tensor:
+    """`a @ b` over leading batch axes, both operands known at run time only.
+
+    a: (..., M, K), or (..., K, M) if transpose_a; b: (..., K, N), or (..., N, K) if transpose_b;
+    batch axes of equal rank, equal or 1. Result: (..., M, N), dtype of `a`, accumulated in it.
+    The product (KIND "batch_matmul") reads b from panels of `panel` columns, zero padded, that a
+    block of KIND "matmul_panel" fills: the schedule rule makes one panel at a time, in cache.
+    """
+    *batch_a, a0, a1 = a.shape
+    *batch_b, b0, b1 = b.shape
+    batch = [y if constant(x) == 1 else x for x, y in zip(batch_a, batch_b, strict=True)]
+    m, depth = (a1, a0) if transpose_a else (a0, a1)
+    n = b0 if transpose_b else b1
+    rows = tile_rows(constant(m), panel)
+    padded, panels = _round_up(m, rows), _round_up(n, panel, count=True)
+    exact_rows, exact_columns = _divides(m, rows), _divides(n, panel)
+
+    def outer(indices: Sequence[tirx.Expr], dims: list[tirx.Expr]) -> list[tirx.Expr | int]:
+        return [0 if constant(d) == 1 else i for i, d in zip(indices, dims, strict=True)]
+
+    def fill(*indices: tirx.Expr) -> tirx.Expr:
+        *place, p, k, lane = indices
+        column = p * panel + lane
+        value = b(*outer(place, batch_b), *((column, k) if transpose_b else (k, column)))
+        if exact_columns:
+            return value
+        return tirx.if_then_else(column < n, value, tirx.const(0, b.dtype))
+
+    filled = te.compute(
+        (*batch, panels, depth, panel), fill, name="panel", attrs={KIND: "matmul_panel"}
+    )
+    k = te.reduce_axis((0, depth), name="k")
+
+    def element(*indices: tirx.Expr) -> tirx.Expr:
+        *place, i, j = indices
+        row = i if exact_rows else tirx.min(i, m - 1)
+        left = a(*outer(place, batch_a), *((k, row) if transpose_a else (row, k)))
+        right = filled(*place, tirx.floordiv(j, panel), k, tirx.floormod(j, panel))
+        return te.sum(left * right.astype(a.dtype), axis=k)
+
+    product = te.compute(
+        (*batch, padded, panels * panel),
+        element,
+        name="matmul",
+        attrs={KIND: "batch_matmul", ROWS: rows},
+    )
+    return te.compute((*batch, m, n), lambda *i: product(*i), name="matmul_out")
+
+
+def _round_up(extent: tirx.Expr, step: int, count: bool = False) -> tirx.Expr | int:
+    """`extent` rounded up to a multiple of `step`, or how many steps that is."""
+    known = constant(extent)
+    steps = tirx.floordiv(extent + (step - 1), step) if known is None else -(-known // step)
+    return steps if count else steps * step
+
+
+def _divides(extent: tirx.Expr, step: int) -> bool:
+    known = constant(extent)
+    return known is not None and known % step == 0
 
 
 def _batch_and_rows(lead: list[tirx.Expr]) -> tuple[list[tirx.Expr], list[tirx.Expr]]:

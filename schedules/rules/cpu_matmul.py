@@ -6,7 +6,7 @@ import math
 
 from tvm import s_tir, tirx
 
-from athanor.schedules import blocks
+from athanor.schedules import access, blocks
 from athanor.schedules.compute.matmul import ROWS, flatten
 from athanor.schedules.rules.cpu_elementwise import schedule_spatial
 from athanor.targets.target import TargetSpec
@@ -28,8 +28,9 @@ class CPUMatmul:
     block passes over it; the rows of a block stay in half of L2. With few rows several panels
     are one tile, to have enough independent sums: two pipes times four cycles of latency.
 
-    Matches: one block of KIND "matmul" (`compute.matmul.matmul_packed`) and the spatial blocks
-    that FuseTIR put behind it.
+    Matches: one block of KIND "matmul" (`compute.matmul.matmul_packed`) or "batch_matmul" and the
+    spatial blocks that FuseTIR put behind it. A batch_matmul copies each panel of b into a
+    scratch of that layout first, at the start of its column tile.
     Declines (None): no such block, or one whose result is not read by exactly one spatial block.
     """
 
@@ -39,20 +40,25 @@ class CPUMatmul:
         leaves = blocks.leaf_blocks(sch)
         if not leaves or any(0 in blocks.extents(sch, block) for block in leaves):
             return None
-        found = blocks.find_kind(sch, "matmul")
+        found = blocks.find_kind(sch, "matmul", "batch_matmul")
         if found is None:
             return None
         product = found[0]
+        filled = blocks.find_kind(sch, "matmul_panel")
         final = blocks.inline_epilogue(sch, product)
         if final is None:
             return None
         for block in blocks.leaf_blocks(sch) or []:
             if blocks.same(sch, block, product) or blocks.same(sch, block, final):
                 continue
+            if filled is not None and blocks.same(sch, block, filled[0]):
+                continue
             if not blocks.is_spatial(sch, block):
                 return None
             schedule_spatial(sch, block, target)
-        _tile(sch, product, final, target)
+        outer = _tile(sch, product, final, target)
+        if filled is not None:
+            _fill_panels(sch, filled[0], outer)
         return sch
 
 
@@ -61,13 +67,13 @@ def _tile(
     product: s_tir.schedule.SBlockRV,
     final: s_tir.schedule.SBlockRV,
     target: TargetSpec,
-) -> None:
+) -> s_tir.schedule.LoopRV:
+    """Schedule product and epilogue; the loop in which one panel of b is used."""
     stmt = sch.get(product)
     rows = int(stmt.annotations[ROWS])
     panel = int(stmt.reads[-1].source.shape[-1])
     *batch_extents, m_extent, n_extent, depth = blocks.extents(sch, product)
-    assert n_extent is not None and depth is not None
-    panels = n_extent // panel
+    panels = None if n_extent is None else n_extent // panel
     *batch, row, column = _final_loops(sch, final, len(batch_extents))
     tiles = None if m_extent is None else m_extent // rows
     block_tiles = _block_tiles(tiles, rows, depth, target)
@@ -97,6 +103,21 @@ def _tile(
     sch.vectorize(j_in)
     sch.unroll(i)
     sch.unroll(j_panel)
+    return outer
+
+
+def _fill_panels(
+    sch: s_tir.Schedule, filled: s_tir.schedule.SBlockRV, outer: s_tir.schedule.LoopRV
+) -> None:
+    """Copy the panels of b that a column tile needs right before its row tiles use them."""
+    lane_is_column = access.block_axes(sch, filled)[-1].strides[1:] == (1,)
+    sch.compute_at(filled, outer, preserve_unit_loops=True)
+    *_, depth, lane = sch.get_loops(filled)
+    if lane_is_column:
+        sch.vectorize(lane)
+    else:
+        # b is transposed, or its last panel is not full: read along its rows, LLVM does the rest.
+        sch.reorder(lane, depth)
 
 
 def _final_loops(
@@ -121,12 +142,12 @@ def _final_loops(
     return sch.get_loops(final)
 
 
-def _block_tiles(tiles: int | None, rows: int, depth: int, target: TargetSpec) -> int:
+def _block_tiles(tiles: int | None, rows: int, depth: int | None, target: TargetSpec) -> int:
     """Row tiles of a row block: all where L2 holds them, else half of L2, at least 8.
 
     Every row block reads all of b again, from L3 or memory, so few blocks are better than small.
     """
-    tile_bytes = rows * depth * 4
+    tile_bytes = rows * (depth or 256) * 4
     if tiles is not None and tiles * tile_bytes <= target.l2_bytes:
         return tiles
     goal = max(8, min(64, target.l2_bytes // 2 // tile_bytes))
@@ -138,14 +159,20 @@ def _candidates(preferred: int, tiles: int | None) -> tuple[list[int], int]:
     return sorted(c for c in choices if tiles is None or c <= tiles or c == preferred), preferred
 
 
-def _panel_group(panels: int, rows: int, vectors: int, target: TargetSpec) -> tuple[list[int], int]:
+def _panel_group(
+    panels: int | None, rows: int, vectors: int, target: TargetSpec
+) -> tuple[list[int], int]:
     """Panels that make one tile: enough sums for the latency, no more than the registers hold."""
     room = (target.vector_registers - 1) // (rows * vectors + vectors)
-    choices = [g for g in (1, 2, 3, 4) if panels % g == 0 and g <= max(1, room)]
+    choices = [
+        g for g in (1, 2, 3, 4) if (g == 1 or (panels and panels % g == 0)) and g <= max(1, room)
+    ]
     wanted = target.fma_pipes * target.fma_latency
     enough = [g for g in choices if g * rows * vectors >= wanted]
     return choices, enough[0] if enough else choices[-1]
 
 
-def _unroll(depth: int) -> int:
+def _unroll(depth: int | None) -> int:
+    if depth is None:
+        return 1
     return next(step for step in (4, 2, 1) if depth % step == 0)
