@@ -33,6 +33,7 @@ class ConvShape:
     in_width: int | None
     in_block: int
     padded: bool
+    """Whether the convolution reads a copy: with zeros around, or of the pixels that it meets."""
 
     @property
     def taps(self) -> int:
@@ -43,7 +44,7 @@ class ConvShape:
     def linear(self) -> bool:
         """Whether output pixels read consecutive input pixels across the ends of rows."""
         same = (self.in_height, self.in_width) == (self.out_height, self.out_width)
-        return self.kernel == (1, 1) and not self.padded and same and self.out_width is not None
+        return self.kernel == (1, 1) and same and self.out_width is not None
 
 
 def split_convolution(
@@ -69,7 +70,7 @@ def split_convolution(
     if len(left) > 1 or not blocks.is_spatial(sch, left[0]):
         return None
     stored, product = sch.get(left[0]).writes[0].source, sch.get(conv).writes[0].source
-    if not tvm_ffi.structural_equal(stored.shape, product.shape, map_free_vars=True):
+    if not tvm_ffi.structural_equal(stored.shape, product.shape):
         return None
     return conv, pad, left[0]
 

@@ -13,6 +13,8 @@ PARALLEL_MACS = 1 << 17
 """Multiply-adds below which waking a second core costs more than it gives: some 3 us of AVX2."""
 TASKS_PER_CORE = 4
 """So that no core waits long for the last task of another, and more cores find work too."""
+FAR_BYTES_PER_CYCLE = 16
+"""What comes from beyond the L2 cache in a long stream, beside the arithmetic that it waits for."""
 TASK_CYCLES = 300
 """To begin one task."""
 ROWS = (1, 2, 4, 8, 16, 32)
@@ -87,8 +89,7 @@ def _with_tasks(
 ) -> list[tuple[float, Tiling]]:
     """Tilings of one band height by channel tiles a task, each with its cost in cycles.
 
-    band_cycles: of one register tile's channels over one band. The cost is that of the tasks of the core that
-    has most of them.
+    band_cycles: of one register tile's channels over one band.
     """
     assert shape.out_height is not None
     bands = math.ceil(shape.out_height / rows)
@@ -98,10 +99,13 @@ def _with_tasks(
     images = shape.batch or 1
     macs = band_cycles * tiles * bands * images * 2 * target.lanes(32)
     parallel = macs > 2 * PARALLEL_MACS
+    tile_bytes = tile.vectors * target.vector_bits // 8 * shape.taps
     found = []
     for chunk in divisors(tiles):
         tasks = images * bands * (tiles // chunk)
         cycles = band_cycles * chunk + _padding_cycles(shape, rows, target) + TASK_CYCLES
+        if chunk * tile_bytes > target.l2_bytes // 2:  # every band fetches them anew
+            cycles += chunk * tile_bytes / FAR_BYTES_PER_CYCLE
         cost = tasks * cycles
         if parallel:
             # Half for one core, half for all: the core with most tasks ends last.
