@@ -30,7 +30,8 @@ struct Feed {
       tensors.emplace_back(buffers.back().data(), spec.dtype, shape);
       if (spec.dtype.code != kDLFloat || spec.dtype.bits != 32) continue;
       float *values = tensors.back().data<float>();
-      std::generate_n(values, count, [&] { return std::uniform_real_distribution<float>()(random); });
+      std::generate_n(values, count,
+                      [&] { return std::uniform_real_distribution<float>()(random); });
     }
   }
 };

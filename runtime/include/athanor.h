@@ -175,7 +175,7 @@ ATHANOR_API AthanorStatus athanor_session_output_shapes(AthanorSession *session,
  * to their element.
  *
  * outputs[i].data != NULL: the result is written there; dtype and shape must be those that
- * athanor_session_output_shapes tells (a size of -1: data must be NULL), and the buffer must overlap
+ * athanor_session_output_shapes tells (a size of -1: data must be NULL); the buffer must overlap
  * no input and no other output.
  * outputs[i].data == NULL: the tensor is filled in; its memory belongs to the session and is valid
  * until the next call on the session.

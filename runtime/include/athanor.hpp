@@ -44,10 +44,10 @@ inline void check(AthanorStatus status) {
 template <typename T>
 constexpr DLDataType data_type() {
   static_assert(std::is_arithmetic_v<T>, "give Tensor a DLDataType for this element type");
-  const auto code = std::is_same_v<T, bool>         ? kDLBool
-                    : std::is_floating_point_v<T>   ? kDLFloat
-                    : std::is_signed_v<T>           ? kDLInt
-                                                    : kDLUInt;
+  const auto code = std::is_same_v<T, bool>       ? kDLBool
+                    : std::is_floating_point_v<T> ? kDLFloat
+                    : std::is_signed_v<T>         ? kDLInt
+                                                  : kDLUInt;
   return {static_cast<uint8_t>(code), sizeof(T) * 8, 1};
 }
 
@@ -151,7 +151,8 @@ struct Options {
 
 class Session {
  public:
-  explicit Session(const Model &model, const Options &options = {}) : outputs_(model.num_outputs()) {
+  explicit Session(const Model &model, const Options &options = {})
+      : outputs_(model.num_outputs()) {
     AthanorSession *session = nullptr;
     const AthanorSessionOptions given{sizeof(AthanorSessionOptions), options.threads,
                                       options.spin_us, options.parallel_for,

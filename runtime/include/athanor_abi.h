@@ -83,7 +83,9 @@ typedef struct {
  *
  * Everything behind the ELF image is mapped by the loader, not by ld.so: linking does not copy
  * hundreds of megabytes through the assembler and the linker, the same code serves weights in a
- * file beside the library, and hashes are over plain ranges of the file. Little-endian. */
+ * file beside the library, and hashes are over plain ranges of the file. Little-endian.
+ * The footer's size and the place of abi_version are the same in every version, or a loader could
+ * not tell the version; what a version adds goes into `flags` and `reserved`. */
 #define ATHANOR_FOOTER_MAGIC "ATHANOR\1"
 #define ATHANOR_FLAG_WEIGHTS_BESIDE 1u /* weights are in the file "<artifact>.weights", offset 0 */
 typedef struct {

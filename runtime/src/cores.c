@@ -78,7 +78,8 @@ int32_t ath_cgroup_cores(const char *membership_path, const char *root) {
     controllers++;
     const bool version2 = !*controllers;
     bool is_cpu = version2;
-    for (char *rest, *one = strtok_r(controllers, ",", &rest); one; one = strtok_r(NULL, ",", &rest))
+    for (char *rest, *one = strtok_r(controllers, ",", &rest); one;
+         one = strtok_r(NULL, ",", &rest))
       is_cpu = is_cpu || !strcmp(one, "cpu");
     if (!is_cpu) continue;
     snprintf(folder, sizeof folder, "%s%s", root, version2 ? "" : "/cpu");

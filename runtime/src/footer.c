@@ -26,16 +26,15 @@ static AthanorStatus check_hash(const char *part, const char *path, const uint8_
 /* Why a file does not end as an artifact does. */
 static AthanorStatus no_footer(const char *path, const AthFile *file) {
   static const char elf[] = "\177ELF", symbol[] = ATHANOR_DESCRIPTOR_SYMBOL;
-  if (file->size_bytes == 0) return ath_fail(ATHANOR_ERROR_FORMAT, 
-                                                 "%s is no Athanor artifact: it is empty", path);
+  if (file->size_bytes == 0)
+    return ath_fail(ATHANOR_ERROR_FORMAT, "%s is no Athanor artifact: it is empty", path);
   const size_t start = file->size_bytes < 4 ? file->size_bytes : 4;
   if (memcmp(file->data, elf, start))
     return ath_fail(ATHANOR_ERROR_FORMAT, "%s is no Athanor artifact: it is no ELF file", path);
   /* The section headers end an ELF file: those of a whole one lie inside. */
   uint64_t headers = UINT64_MAX;
   if (file->size_bytes >= 64) memcpy(&headers, file->data + 40, 8);
-  if (headers > file->size_bytes ||
-      memmem(file->data, file->size_bytes, symbol, sizeof symbol - 1))
+  if (headers > file->size_bytes || memmem(file->data, file->size_bytes, symbol, sizeof symbol - 1))
     return ath_fail(ATHANOR_ERROR_FORMAT,
                     "%s is cut short, or its footer is damaged: its %zu bytes do not end in an "
                     "artifact's footer",
@@ -66,13 +65,13 @@ AthanorStatus ath_footer_read(const char *path, const AthFile *file, AthanorFoot
   ath_sha256((const uint8_t *)footer, offsetof(AthanorFooter, footer_sha256), digest);
   const bool same_version = footer->abi_version == ATHANOR_ABI_VERSION;
   if (memcmp(digest, footer->footer_sha256, 32))
-    return same_version ? ath_fail(ATHANOR_ERROR_FORMAT,
-                                   "footer of %s is damaged: its SHA-256 does not match", path)
-                        : ath_fail(ATHANOR_ERROR_FORMAT,
-                                   "footer of %s is damaged, or of another ABI version: it says "
-                                   "%u, this library (%s) reads version %u",
-                                   path, footer->abi_version, athanor_version(),
-                                   ATHANOR_ABI_VERSION);
+    return same_version
+               ? ath_fail(ATHANOR_ERROR_FORMAT,
+                          "footer of %s is damaged: its SHA-256 does not match", path)
+               : ath_fail(ATHANOR_ERROR_FORMAT,
+                          "footer of %s is damaged, or of another ABI version: it says "
+                          "%u, this library (%s) reads version %u",
+                          path, footer->abi_version, athanor_version(), ATHANOR_ABI_VERSION);
   if (!same_version)
     return ath_fail(ATHANOR_ERROR_VERSION,
                     "%s has ABI version %u, this library (%s) reads version %u: compile the model "
@@ -103,13 +102,12 @@ AthanorStatus ath_verify(const char *path, const AthFile *file, const char *weig
   if (!(footer->flags & ATHANOR_FLAG_WEIGHTS_BESIDE)) {
     for (uint64_t i = footer->code_bytes; !status && i < footer->weights_offset; i++)
       if (file->data[i])
-        status = ath_fail(ATHANOR_ERROR_FORMAT,
-                          "padding of %s is damaged: byte %llu is not zero", path,
-                          (unsigned long long)i);
+        status = ath_fail(ATHANOR_ERROR_FORMAT, "padding of %s is damaged: byte %llu is not zero",
+                          path, (unsigned long long)i);
   }
   if (!status && with_weights)
-    status = check_hash("weights", weights_path, weights, footer->weights_bytes,
-                        footer->weights_sha256);
+    status =
+        check_hash("weights", weights_path, weights, footer->weights_bytes, footer->weights_sha256);
   return status;
 }
 
@@ -127,8 +125,9 @@ AthanorStatus ath_check_machine(const char *path, const AthanorFooter *footer) {
     strcat(strcat(missing, count++ ? " " : ""), name);
   }
   if (!count) return ATHANOR_OK;
-  return ath_fail(ATHANOR_ERROR_MACHINE,
-                  "%s needs the CPU feature%s %s, which this machine lacks: compile the model for a "
-                  "smaller target",
-                  path, count > 1 ? "s" : "", missing);
+  return ath_fail(
+      ATHANOR_ERROR_MACHINE,
+      "%s needs the CPU feature%s %s, which this machine lacks: compile the model for a "
+      "smaller target",
+      path, count > 1 ? "s" : "", missing);
 }

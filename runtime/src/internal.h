@@ -13,12 +13,12 @@
 #include "athanor.h"
 #include "athanor_abi.h"
 
-#ifndef ATHANOR_VERSION /* set by setup.py; an app that builds the sources itself may leave it out */
+#ifndef ATHANOR_VERSION /* set by setup.py */
 #define ATHANOR_VERSION "of unknown version"
 #endif
 
 /* error.c: the calling thread's error text. */
-#define ATH_ERROR_BYTES 1024
+#define ATH_ERROR_BYTES 2048
 AthanorStatus ath_fail(AthanorStatus status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void ath_set_error(const char *message);
@@ -33,7 +33,7 @@ void ath_sha256_blocks_portable(uint32_t state[8], const uint8_t *data, size_t n
 void ath_sha256_blocks_x86(uint32_t state[8], const uint8_t *data, size_t num_blocks);
 
 /* cpu.c */
-const char *ath_cpu_family(void); /* the first part of a triple: "x86_64" */
+const char *ath_cpu_family(void);      /* the first part of a triple: "x86_64" */
 bool ath_cpu_has(const char *feature); /* a name as in /proc/cpuinfo */
 
 /* cores.c */
@@ -95,7 +95,7 @@ AthanorStatus ath_verify_metadata(const char *path, const AthFile *file,
                                   const AthanorFooter *footer);
 AthanorStatus ath_check_machine(const char *path, const AthanorFooter *footer);
 
-/* model.c, specs.c */
+/* model.c, code.c, specs.c */
 struct AthanorModel {
   atomic_int references;
   char *path;
@@ -107,8 +107,11 @@ struct AthanorModel {
   AthanorTensorSpec *specs;            /* inputs, then outputs */
   pthread_mutex_t lock;                /* of metadata */
   char *metadata;                      /* zero-terminated; NULL until asked for */
+  AthanorModel *next_loaded;           /* code.c's list */
 };
 void ath_model_retain(AthanorModel *model);
+AthanorStatus ath_load_code(AthanorModel *model);
+void ath_unload_code(AthanorModel *model);
 AthanorStatus ath_make_specs(AthanorModel *model);
 const AthanorServices *ath_services(void);
 
@@ -130,7 +133,6 @@ AthanorStatus ath_check_tensor(const char *kind, const AthanorTensorSpec *spec,
 AthanorStatus ath_check_data(const char *kind, const AthanorTensorSpec *spec,
                              const DLTensor *tensor, void **data);
 /* Symbol values from the shapes of checked inputs. */
-AthanorStatus ath_bind_symbols(const AthanorModel *model, const DLTensor *inputs,
-                               int64_t *symbols);
+AthanorStatus ath_bind_symbols(const AthanorModel *model, const DLTensor *inputs, int64_t *symbols);
 
 #endif /* ATHANOR_INTERNAL_H_ */

@@ -19,8 +19,8 @@ bool ath_buffer_reserve(AthBuffer *buffer, uint64_t size_bytes) {
     buffer->data = aligned_alloc(64, capacity);
   } else {
     /* One unit more, so that an aligned block lies inside; the rest is given back. */
-    uint8_t *start = mmap(NULL, capacity + unit, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *start =
+        mmap(NULL, capacity + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED) return false;
     const size_t before = (unit - (uintptr_t)start % unit) % unit;
     if (before) munmap(start, before);

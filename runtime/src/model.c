@@ -1,7 +1,6 @@
 /* Opening and closing artifacts. */
 #include "internal.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -11,73 +10,7 @@
 
 #define VERIFY_WEIGHTS_BELOW_BYTES ((uint64_t)64 << 20)
 
-static void *service_output(AthanorRun *run, int32_t index, int32_t ndim, const int64_t *shape) {
-  return ath_session_output(run->session, index, ndim, shape);
-}
-
-static const AthanorServices services = {
-    .abi_version = ATHANOR_ABI_VERSION,
-    .size_bytes = sizeof(AthanorServices),
-    .parallel_launch = ath_parallel_launch,
-    .workspace_alloc = ath_workspace_alloc,
-    .workspace_free = ath_workspace_free,
-    .output = service_output,
-    .set_error = ath_set_error,
-};
-
-const AthanorServices *ath_services(void) { return &services; }
-
 const char *athanor_version(void) { return ATHANOR_VERSION; }
-
-/* A spelling of the real path that no dlopen of this process has used. The dynamic linker takes a
- * name it knows for the library it knows, although the file may have been replaced since: the new
- * weights would run with the old code. The number is written into the path as "/./" and "/". */
-static AthanorStatus unique_name(const char *path, char name[2 * PATH_MAX]) {
-  static atomic_uint opened;
-  char real[PATH_MAX];
-  if (!realpath(path, real))
-    return ath_fail(ATHANOR_ERROR_FILE, "can't open %s: %s", path, strerror(errno));
-  char *base = strrchr(real, '/');
-  char *end = name + snprintf(name, 2 * PATH_MAX, "%.*s/", (int)(base - real), real);
-  for (unsigned number = ++opened; number; number >>= 1)
-    end += snprintf(end, 4, "%s", number & 1 ? "./" : "/");
-  snprintf(end, PATH_MAX, "%s", base + 1);
-  return ATHANOR_OK;
-}
-
-static AthanorStatus load_code(AthanorModel *model) {
-  char name[2 * PATH_MAX];
-  struct stat loaded;
-  AthanorStatus status = unique_name(model->path, name);
-  if (status) return status;
-  model->library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (!model->library)
-    return ath_fail(ATHANOR_ERROR_FORMAT, "can't load the code of %s: %s", model->path, dlerror());
-  if (stat(name, &loaded) || (uint64_t)loaded.st_ino != model->file.inode ||
-      (uint64_t)loaded.st_dev != model->file.device)
-    return ath_fail(ATHANOR_ERROR_FILE, "%s was replaced while it was being opened", model->path);
-  const AthanorDescriptor *descriptor = dlsym(model->library, ATHANOR_DESCRIPTOR_SYMBOL);
-  if (!descriptor)
-    return ath_fail(ATHANOR_ERROR_FORMAT, "%s does not export %s", model->path,
-                    ATHANOR_DESCRIPTOR_SYMBOL);
-  if (descriptor->abi_version != ATHANOR_ABI_VERSION ||
-      descriptor->size_bytes < sizeof(AthanorDescriptor))
-    return ath_fail(ATHANOR_ERROR_VERSION,
-                    "the code of %s has ABI version %u, this library (%s) reads version %u",
-                    model->path, descriptor->abi_version, ATHANOR_VERSION, ATHANOR_ABI_VERSION);
-  if (descriptor->weights_bytes != model->footer.weights_bytes)
-    return ath_fail(ATHANOR_ERROR_FORMAT, "%s: the code wants %llu bytes of weights, there are %llu",
-                    model->path, (unsigned long long)descriptor->weights_bytes,
-                    (unsigned long long)model->footer.weights_bytes);
-  if (descriptor->init(&services)) {
-    if (!*athanor_last_error()) ath_set_error("its init function failed");
-    char reason[512];
-    snprintf(reason, sizeof reason, "%s", athanor_last_error());
-    return ath_fail(ATHANOR_ERROR_RUN, "can't start %s: %s", model->path, reason);
-  }
-  model->descriptor = descriptor;
-  return ath_make_specs(model);
-}
 
 /* Maps `<artifact>.weights`: beside the path as given, or beside the file it links to. */
 static AthanorStatus map_weights(AthanorModel *model, char weights_path[PATH_MAX + 16]) {
@@ -101,8 +34,9 @@ static AthanorStatus map_weights(AthanorModel *model, char weights_path[PATH_MAX
     return ath_fail(ATHANOR_ERROR_FILE, "weights of %s are missing: %s", model->path, reason);
   }
   if (model->weights_file.size_bytes != footer->weights_bytes)
-    return ath_fail(ATHANOR_ERROR_FORMAT, "weights of %s are damaged: %s has %zu bytes, expected %llu",
-                    model->path, weights_path, model->weights_file.size_bytes,
+    return ath_fail(ATHANOR_ERROR_FORMAT,
+                    "weights of %s are damaged: %s has %zu bytes, expected %llu", model->path,
+                    weights_path, model->weights_file.size_bytes,
                     (unsigned long long)footer->weights_bytes);
   model->weights = model->weights_file.data;
   return ATHANOR_OK;
@@ -127,7 +61,7 @@ static AthanorStatus open_model(AthanorModel *model, const AthanorOpenOptions *o
   else if (options->verify != ATHANOR_VERIFY_NEVER)
     status = ath_verify(model->path, &model->file, weights_path, model->weights, &model->footer,
                         always || small);
-  if (!status && !inspect_only) status = load_code(model);
+  if (!status && !inspect_only) status = ath_load_code(model);
   return status;
 }
 
@@ -136,7 +70,8 @@ AthanorStatus athanor_open(const char *path, const AthanorOpenOptions *options,
   const AthanorOpenOptions defaults = {.size_bytes = sizeof defaults};
   if (!options) options = &defaults;
   ath_clear_error();
-  if (!path || !result) return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_open: path or model is NULL");
+  if (!path || !result)
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_open: path or model is NULL");
   if (options->size_bytes < sizeof defaults || options->flags & ~ATHANOR_OPEN_INSPECT_ONLY ||
       options->verify < ATHANOR_VERIFY_DEFAULT || options->verify > ATHANOR_VERIFY_NEVER)
     return ath_fail(ATHANOR_ERROR_ARGUMENT,
@@ -166,7 +101,7 @@ void ath_model_retain(AthanorModel *model) { atomic_fetch_add(&model->references
 
 void athanor_close(AthanorModel *model) {
   if (!model || atomic_fetch_sub(&model->references, 1) != 1) return;
-  if (model->library) dlclose(model->library);
+  ath_unload_code(model);
   ath_file_unmap(&model->file);
   ath_file_unmap(&model->weights_file);
   pthread_mutex_destroy(&model->lock);

@@ -14,7 +14,7 @@ struct AthanorSession {
   atomic_flag busy;
   bool uses_pool;
   AthBuffer arena;
-  AthBuffer *outputs;     /* memory of those outputs that the session owns */
+  AthBuffer *outputs; /* memory of those outputs that the session owns */
   void **input_data, **output_data;
   int64_t *symbols;
   /* What `plan` said for planned_symbols; shapes: the same, completed by the run. */
@@ -79,7 +79,8 @@ void athanor_session_close(AthanorSession *session) {
 }
 
 static const int64_t *planned_shape(const AthanorSession *session, int32_t index) {
-  return session->planned_shapes + (size_t)index * (size_t)session->model->descriptor->max_output_ndim;
+  return session->planned_shapes +
+         (size_t)index * (size_t)session->model->descriptor->max_output_ndim;
 }
 
 static int64_t *output_shape(const AthanorSession *session, int32_t index) {
@@ -113,7 +114,8 @@ static AthanorStatus plan(AthanorSession *session) {
     const AthanorTensorSpec *spec = athanor_output(session->model, i);
     uint64_t size_bytes;
     if (is_data_dependent(session, i)) continue;
-    if (ath_size_bytes(output_shape(session, i), spec->ndim, ath_itemsize(spec->dtype), &size_bytes))
+    if (ath_size_bytes(output_shape(session, i), spec->ndim, ath_itemsize(spec->dtype),
+                       &size_bytes))
       continue;
     char shape[256];
     ath_print_shape(shape, sizeof shape, output_shape(session, i), spec->ndim, NULL);
@@ -173,8 +175,7 @@ static AthanorStatus place_output(AthanorSession *session, int32_t index, const 
     exact.shape = shape;
     exact.dim_names = NULL;
     AthanorStatus status = ath_check_tensor("output", &exact, tensor);
-    return status ? status
-                  : ath_check_data("output", &exact, tensor, &session->output_data[index]);
+    return status ? status : ath_check_data("output", &exact, tensor, &session->output_data[index]);
   }
   uint64_t size_bytes = 0;
   ath_size_bytes(shape, spec->ndim, ath_itemsize(spec->dtype), &size_bytes);

@@ -50,10 +50,7 @@ AthanorStatus ath_make_specs(AthanorModel *model) {
     const AthanorTensorInfo *info =
         i < d->num_inputs ? &d->inputs[i] : &d->outputs[i - d->num_inputs];
     model->specs[i] = (AthanorTensorSpec){
-        info->name,
-        {info->dtype_code, info->dtype_bits, info->dtype_lanes},
-        info->ndim,
-        shape,
+        info->name, {info->dtype_code, info->dtype_bits, info->dtype_lanes}, info->ndim, shape,
         names,
     };
     for (int32_t axis = 0; axis < info->ndim; axis++) {

@@ -16,7 +16,9 @@ void ath_print_shape(char *text, size_t size, const int64_t *shape, int32_t ndim
   for (int32_t axis = 0; axis < ndim; axis++) {
     char number[24];
     snprintf(number, sizeof number, "%lld", (long long)shape[axis]);
-    const char *piece = names && names[axis] ? names[axis] : names && shape[axis] < 0 ? "?" : number;
+    const char *piece = names && names[axis]       ? names[axis]
+                        : names && shape[axis] < 0 ? "?"
+                                                   : number;
     at = append(text, size, at, piece);
     at = append(text, size, at, axis + 1 < ndim ? ", " : ndim == 1 ? "," : "");
   }
@@ -24,11 +26,12 @@ void ath_print_shape(char *text, size_t size, const int64_t *shape, int32_t ndim
 }
 
 static void print_dtype(char text[32], DLDataType dtype) {
-  static const char *const names[] = {"int", "uint", "float", "handle", "bfloat", "complex", "bool"};
-  static const char *const small[] = {
-      "float8_e3m4",     "float8_e4m3",     "float8_e4m3b11fnuz", "float8_e4m3fn",
-      "float8_e4m3fnuz", "float8_e5m2",     "float8_e5m2fnuz",    "float8_e8m0fnu",
-      "float6_e2m3fn",   "float6_e3m2fn",   "float4_e2m1fn"};
+  static const char *const names[] = {"int",    "uint",    "float", "handle",
+                                      "bfloat", "complex", "bool"};
+  static const char *const small[] = {"float8_e3m4",     "float8_e4m3",     "float8_e4m3b11fnuz",
+                                      "float8_e4m3fn",   "float8_e4m3fnuz", "float8_e5m2",
+                                      "float8_e5m2fnuz", "float8_e8m0fnu",  "float6_e2m3fn",
+                                      "float6_e3m2fn",   "float4_e2m1fn"};
   char lanes[8] = "";
   if (dtype.lanes != 1) snprintf(lanes, sizeof lanes, "x%u", dtype.lanes);
   if (dtype.code == 6 && dtype.bits == 8)
@@ -130,8 +133,8 @@ AthanorStatus ath_check_data(const char *kind, const AthanorTensorSpec *spec,
   return ATHANOR_OK;
 }
 
-static AthanorStatus contradiction(const AthanorModel *model, const DLTensor *inputs,
-                                   int32_t index, int64_t dim, int64_t value) {
+static AthanorStatus contradiction(const AthanorModel *model, const DLTensor *inputs, int32_t index,
+                                   int64_t dim, int64_t value) {
   const AthanorDescriptor *d = model->descriptor;
   const AthanorTensorSpec *spec = &model->specs[index];
   char expected[256], received[256];
@@ -142,8 +145,9 @@ static AthanorStatus contradiction(const AthanorModel *model, const DLTensor *in
   ath_print_shape(expected, sizeof expected, spec->shape, spec->ndim, spec->dim_names);
   ath_print_shape(received, sizeof received, inputs[index].shape, spec->ndim, NULL);
   return ath_fail(ATHANOR_ERROR_INPUT,
-                  "input '%s' has shape %s, expected %s with %s = %lld as in input '%s'", spec->name,
-                  received, expected, d->symbols[-dim - 1], (long long)value, d->inputs[first].name);
+                  "input '%s' has shape %s, expected %s with %s = %lld as in input '%s'",
+                  spec->name, received, expected, d->symbols[-dim - 1], (long long)value,
+                  d->inputs[first].name);
 }
 
 AthanorStatus ath_bind_symbols(const AthanorModel *model, const DLTensor *inputs,

@@ -34,12 +34,12 @@ def compile_c(*arguments, **options):
     return done
 
 
-def compile_elf(folder):
+def compile_elf(folder, *flags, source=HERE / "model.c"):
     """The code of model.c, without payload."""
     elf = folder / "code.so"
     compile_c(
-        "-shared", "-fPIC", "-O1", "-std=c11", "-Wall", "-Werror", "-fvisibility=hidden",
-        f"-I{RUNTIME / 'include'}", HERE / "model.c", "-o", elf, "-lm",
+        *flags, "-shared", "-fPIC", "-O1", "-std=c11", "-Wall", "-Werror", "-fvisibility=hidden",
+        f"-I{RUNTIME / 'include'}", source, "-o", elf, "-lm",
     )  # fmt: skip
     return elf
 

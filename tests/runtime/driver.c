@@ -14,16 +14,16 @@
 
 static int failures;
 
-#define CHECK(condition)                                                                     \
-  do {                                                                                       \
-    if (!(condition)) {                                                                      \
-      failures++;                                                                            \
-      printf("line %d: %s; last error: %s\n", __LINE__, #condition, athanor_last_error());   \
-    }                                                                                        \
+#define CHECK(condition)                                                                   \
+  do {                                                                                     \
+    if (!(condition)) {                                                                    \
+      failures++;                                                                          \
+      printf("line %d: %s; last error: %s\n", __LINE__, #condition, athanor_last_error()); \
+    }                                                                                      \
   } while (0)
-#define CHECK_ERROR(call, wanted, text) \
-  do {                                  \
-    CHECK((call) == (wanted));          \
+#define CHECK_ERROR(call, wanted, text)        \
+  do {                                         \
+    CHECK((call) == (wanted));                 \
     CHECK(strstr(athanor_last_error(), text)); \
   } while (0)
 
@@ -43,8 +43,8 @@ static void fill(Feed *feed, int64_t batch, int32_t command) {
   feed->x_shape[1] = 4;
   feed->command_shape[0] = 1;
   const DLTensor x = {feed->x, {kDLCPU, 0}, 2, {kDLFloat, 32, 1}, feed->x_shape, NULL, 0};
-  const DLTensor number = {&feed->command, {kDLCPU, 0}, 1, {kDLInt, 32, 1}, feed->command_shape,
-                           NULL, 0};
+  const DLTensor number = {&feed->command,      {kDLCPU, 0}, 1, {kDLInt, 32, 1},
+                           feed->command_shape, NULL,        0};
   feed->inputs[0] = feed->inputs[1] = x;
   feed->inputs[2] = number;
 }
@@ -194,7 +194,8 @@ static void test_outputs(AthanorModel *model) {
   Feed feed;
   fill(&feed, 5, 0);
   CHECK(athanor_session_output_shapes(session, feed.inputs, 3, feed.outputs, 5) == ATHANOR_OK);
-  CHECK(feed.outputs[0].ndim == 2 && feed.outputs[0].shape[0] == 5 && feed.outputs[0].shape[1] == 4);
+  CHECK(feed.outputs[0].ndim == 2 && feed.outputs[0].shape[0] == 5 &&
+        feed.outputs[0].shape[1] == 4);
   CHECK(feed.outputs[2].shape[0] == -1 && feed.outputs[4].shape[0] == 10);
   CHECK(feed.outputs[0].data == NULL && feed.outputs[0].dtype.bits == 32);
   float sum[20] = {0}, narrow[20];
@@ -246,6 +247,7 @@ static void test_errors_of_the_model(AthanorModel *model, int32_t threads) {
 
 typedef struct {
   AthanorModel *model;
+  const char *path;
   int32_t threads, spin_us;
   int64_t batch;
 } Work;
@@ -256,17 +258,27 @@ static void *work(void *argument) {
   for (int i = 0; i < 300; i++) {
     Feed feed;
     fill(&feed, w->batch + i % 3, i % 50 == 49 ? 3 : 0);
-    if (feed.command) CHECK(run(session, &feed) == ATHANOR_ERROR_RUN);
-    else CHECK(run(session, &feed) == ATHANOR_OK && is_right(&feed));
+    if (feed.command)
+      CHECK(run(session, &feed) == ATHANOR_ERROR_RUN);
+    else
+      CHECK(run(session, &feed) == ATHANOR_OK && is_right(&feed));
     const int32_t *tasks = feed.outputs[3].data;
     if (!feed.command) CHECK(tasks[0] == w->threads && tasks[1] == 1);
+    if (i % 10 == 0) { /* the same code, loaded and unloaded beside running sessions */
+      AthanorModel *again = NULL;
+      CHECK(athanor_open(w->path, NULL, &again) == ATHANOR_OK);
+      athanor_close(again);
+    }
   }
   athanor_session_close(session);
   return NULL;
 }
 
-static void test_threads(AthanorModel *model) {
-  const Work works[] = {{model, 3, 0, 5}, {model, 2, -1, 9}, {model, 1, 0, 1}, {model, 4, 5, 17}};
+static void test_threads(AthanorModel *model, const char *path) {
+  const Work works[] = {{model, path, 3, 0, 5},
+                        {model, path, 2, -1, 9},
+                        {model, path, 1, 0, 1},
+                        {model, path, 4, 5, 17}};
   pthread_t threads[4];
   for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, work, (void *)&works[i]);
   for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
@@ -412,7 +424,7 @@ int main(int argc, char **argv) {
   test_outputs(model);
   test_errors_of_the_model(model, 1);
   test_errors_of_the_model(model, 3);
-  test_threads(model);
+  test_threads(model, argv[1]);
   test_parallel_for(model);
   test_fork(model);
   test_lifetimes(argv[1]);

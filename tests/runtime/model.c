@@ -7,8 +7,8 @@
  *   scaled[2 * batch] = 0, 1, 2, ...                    a computed size
  *
  * `command` asks for misbehaviour: 1 an error with a sentence, 2 an error without, 3 an error in
- * the last task of a loop, 4 no data-dependent output, 5 scratch memory freed out of order, 6 scratch
- * memory never freed. */
+ * the last task of a loop, 4 no data-dependent output, 5 scratch memory freed out of order, 6
+ * scratch memory never freed. */
 #include "athanor_abi.h"
 
 #include <math.h>
@@ -25,8 +25,10 @@ static const AthanorTensorInfo inputs[] = {
     {"command", 0, 32, 1, 1, command_shape},
 };
 static const AthanorTensorInfo outputs[] = {
-    {"sum", 2, 32, 1, 2, x_shape},         {"rows", 2, 32, 1, 1, rows_shape},
-    {"positive", 2, 32, 1, 1, positive_shape}, {"tasks", 0, 32, 1, 1, tasks_shape},
+    {"sum", 2, 32, 1, 2, x_shape},
+    {"rows", 2, 32, 1, 1, rows_shape},
+    {"positive", 2, 32, 1, 1, positive_shape},
+    {"tasks", 0, 32, 1, 1, tasks_shape},
     {"scaled", 0, 64, 1, 1, scaled_shape},
 };
 static const char *const symbols[] = {"batch"};
@@ -115,7 +117,12 @@ static int run(AthanorRun *run) {
   return services->parallel_launch(nest, run->outputs[3], 0);
 }
 
+#ifndef WEIGHTS_BYTES
+#define WEIGHTS_BYTES 16
+#endif
+/* clang-format off */
 __attribute__((visibility("default"))) const AthanorDescriptor athanor_descriptor = {
-    ATHANOR_ABI_VERSION, sizeof(AthanorDescriptor), 3, 5, 1, 2, inputs, outputs, symbols, 16,
-    init, plan, run,
+  ATHANOR_ABI_VERSION, sizeof(AthanorDescriptor),
+  3, 5, 1, 2,
+  inputs, outputs, symbols, WEIGHTS_BYTES, init, plan, run,
 };

@@ -99,9 +99,7 @@ def test_every_call(tmp_path, sanitizer):
         )
         if built.returncode or subprocess.run([tmp_path / "probe"], check=False).returncode:
             pytest.skip(f"this C compiler or system has no -fsanitize={sanitizer}")
-    elf = tmp_path / "code.so"
-    model = artifacts.HERE / "model.c"
-    artifacts.compile_c("-shared", "-fPIC", *flags, f"-I{INCLUDE}", model, "-o", elf, "-lm")
+    elf = artifacts.compile_elf(tmp_path, *flags)
     artifact = artifacts.write(elf, tmp_path / "m.so")
     driver = tmp_path / "driver"
     artifacts.compile_c(

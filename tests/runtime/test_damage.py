@@ -227,11 +227,7 @@ def test_a_replaced_file_is_another_model(elf, tmp_path):
     changed = tmp_path / "changed.c"
     changed.write_text(source.replace("c->x[4 * row + i] + c->weight[i]", "c->x[4 * row + i]"))
     assert changed.read_text() != source
-    artifacts.compile_c(
-        "-shared", "-fPIC", f"-I{artifacts.RUNTIME / 'include'}", changed, "-o", tmp_path / "e.so",
-        "-lm",
-    )  # fmt: skip
-    artifacts.write(tmp_path / "e.so", path)
+    artifacts.write(artifacts.compile_elf(tmp_path, source=changed), path)
     new = athanor.load(path, threads=1)
     inputs = artifacts.feed(2)
     artifacts.check(old.run(inputs), inputs)
