@@ -13,6 +13,7 @@ from tvm import relax
 from athanor.errors import CompileError
 from athanor.frontends.onnx.fold import fold
 from athanor.frontends.onnx.functions import called_nodes, typed_body
+from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import Known, known, materialize
 from athanor.frontends.onnx.node import Node, parse_attributes
 from athanor.frontends.onnx.operators import Operators, canonical_domain
@@ -32,7 +33,7 @@ class GraphConverter:
 
     def __init__(
         self,
-        builder: relax.BlockBuilder,
+        builder: ImportBuilder,
         operators: Operators,
         opsets: dict[str, int],
         folder: Path | None,
@@ -101,6 +102,7 @@ class GraphConverter:
         if converter is None:
             self._convert_body(proto, node)
             return
+        self.builder.enter_node(node.place, identifier(next(filter(None, node.outputs), "")))
         inputs = [self.tensor(name) if name else None for name in proto.input]
         try:
             result = converter(node, inputs, self.builder)

@@ -13,6 +13,7 @@ from tvm import relax
 from athanor.errors import CompileError
 from athanor.frontends.onnx.functions import inline_functions
 from athanor.frontends.onnx.graph import GraphConverter
+from athanor.frontends.onnx.import_builder import ImportBuilder, Requirement
 from athanor.frontends.onnx.model_file import read_model
 from athanor.frontends.onnx.operators import Converter, Operators, canonical_domain
 from athanor.frontends.onnx.ops import CONVERTERS
@@ -31,6 +32,8 @@ class ImportedModel:
     """A model in Relax: `mod["main"]` takes the inputs in order and returns a tuple of outputs.
 
     `symbols` names the symbolic dimensions; the same name is the same variable in every shape.
+    They are at least 1: a run with an empty symbolic dimension has to be refused, and so has one
+    that breaks a requirement.
     `source_sha256` is the hash of the model file (of the serialized proto, for a ModelProto).
     """
 
@@ -38,6 +41,7 @@ class ImportedModel:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     symbols: tuple[str, ...]
+    requirements: tuple[Requirement, ...]
     source_sha256: str
     opsets: dict[str, int]
 
@@ -63,7 +67,7 @@ def import_model(
     graph_inputs = [value for value in skeleton.graph.input if value.name not in source.weights]
     symbols = Symbols()
     dims = input_shapes(graph_inputs, shapes)
-    builder = relax.BlockBuilder()
+    builder = ImportBuilder()
     converter = GraphConverter(builder, table, opsets, source.folder)
     inputs: list[TensorSpec] = []
     params: list[relax.Expr] = []
@@ -88,4 +92,12 @@ def import_model(
     )
     if not outputs:
         raise CompileError("the model's graph has no output")
-    return ImportedModel(mod, tuple(inputs), outputs, symbols.names, source.sha256, opsets)
+    return ImportedModel(
+        mod,
+        tuple(inputs),
+        outputs,
+        symbols.names,
+        tuple(builder.requirements),
+        source.sha256,
+        opsets,
+    )

@@ -78,14 +78,14 @@ _LARGEST_DIM = 1 << 40  # bound for proofs only: no tensor dimension comes near 
 
 
 def analyzer_for(values: Sequence[Any]) -> Analyzer:
-    """An analyzer that knows every symbolic dimension in `values` to be non-negative."""
+    """An analyzer that knows every symbolic dimension in `values` to be at least 1."""
     analyzer = Analyzer()
     seen: set[int] = set()
 
     def bind(var: tvm.ir.Var) -> None:
         if var.__hash__() not in seen:
             seen.add(var.__hash__())
-            analyzer.bind(var, tvm.ir.Range(0, _LARGEST_DIM))
+            analyzer.bind(var, tvm.ir.Range(1, _LARGEST_DIM))
 
     for value in values:
         if is_symbolic(value):

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.ops.broadcasting import broadcast_shape, unify
 from athanor.frontends.onnx.tensors import (
     cast,
     compute,
@@ -39,7 +40,7 @@ def binary(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Callable
     """A converter for `y = operator(a, b)` with a and b broadcast to each other."""
 
     def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-        return operator(*legacy_broadcast(node, inputs, builder))
+        return operator(*unify(legacy_broadcast(node, inputs, builder), builder))
 
     return converter
 
@@ -62,7 +63,7 @@ def variadic(operator: Callable[..., relax.Expr]) -> Callable[..., relax.Expr]:
     def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         result = inputs[0]
         for value in inputs[1:]:
-            result = builder.emit(operator(result, value))
+            result = builder.emit(operator(*unify([result, value], builder)))
         return result
 
     return converter
@@ -75,7 +76,7 @@ def mean(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     """
     total = inputs[0]
     for value in inputs[1:]:
-        total = builder.emit(R.add(total, value))
+        total = builder.emit(R.add(*unify([total, value], builder)))
     return R.divide(total, scalar(len(inputs), dtype_of(total)))
 
 
@@ -84,7 +85,7 @@ def divide(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__Div.html
     """
-    left, right = legacy_broadcast(node, inputs, builder)
+    left, right = unify(legacy_broadcast(node, inputs, builder), builder)
     if is_float(left):
         return R.divide(left, right)
     return broadcast_compute(builder, "divide", tirx.truncdiv, left, right)
@@ -125,7 +126,7 @@ def power(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__Pow.html
     """
-    base, exponent = legacy_broadcast(node, inputs, builder)
+    base, exponent = unify(legacy_broadcast(node, inputs, builder), builder)
     known = node.known[1]
     if known is not None and known.is_constant and known.elements.size == 1:
         value = known.elements.item()
@@ -177,7 +178,7 @@ def where(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__Where.html
     """
-    return R.where(*inputs)
+    return R.where(*unify(inputs, builder))
 
 
 def is_inf(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -233,7 +234,8 @@ def extremum(largest: bool) -> Callable[..., relax.Expr]:
                 name = "maximum" if largest else "minimum"
                 result = broadcast_compute(builder, name, choose, result, value)
             else:
-                result = builder.emit((R.maximum if largest else R.minimum)(result, value))
+                operator = R.maximum if largest else R.minimum
+                result = builder.emit(operator(*unify([result, value], builder)))
         return result
 
     return converter
@@ -243,6 +245,7 @@ def broadcast_compute(
     builder: Builder, name: str, function: Callable[[Any, Any], Any], *inputs: relax.Expr
 ) -> relax.Expr:
     """Emit `function(a, b)` over the broadcast elements as one kernel."""
+    inputs = tuple(unify(inputs, builder))
     shape = broadcast_shape([shape_of(value) for value in inputs])
 
     def kernel(*arguments: Any) -> te.Tensor:
@@ -267,24 +270,6 @@ def broadcast_compute(
         return te.compute(tuple(dims), element, name=name)
 
     return compute(builder, name, kernel, *inputs, relax.ShapeExpr(shape))
-
-
-def broadcast_shape(shapes: list[list[Any]]) -> list[Any]:
-    """NumPy's broadcasting; a symbolic dimension is taken to be equal to its partner."""
-    rank = max(len(shape) for shape in shapes)
-    result: list[Any] = []
-    for position in range(rank):
-        best: Any = 1
-        for shape in shapes:
-            index = position - rank + len(shape)
-            if (
-                index >= 0
-                and not _is_one(shape[index])
-                and (_is_one(best) or not isinstance(best, int))
-            ):
-                best = shape[index]
-        result.append(best)
-    return result
 
 
 def _is_one(dim: Any) -> bool:

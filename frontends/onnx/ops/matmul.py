@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from tvm import relax
 
+from athanor.frontends.onnx.known import is_equal, is_symbolic
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.tensors import accumulation_dtype, dtype_of, rank_of, scalar
+from athanor.frontends.onnx.ops.broadcasting import cast_shape, unify
+from athanor.frontends.onnx.tensors import accumulation_dtype, dtype_of, rank_of, scalar, shape_of
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -17,7 +19,13 @@ def matmul(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__MatMul.html
     """
-    return _product(inputs[0], inputs[1], builder)
+    a, b = inputs
+    if rank_of(a) > 1 and rank_of(b) > 1:
+        inner = shape_of(a)[-1], shape_of(b)[-2]
+        if is_symbolic(inner[0]) != is_symbolic(inner[1]) or not is_equal(*inner):
+            b = cast_shape(b, [*shape_of(b)[:-2], inner[0], shape_of(b)[-1]], builder)
+        a, b = unify([a, b], builder, keep=2)
+    return _product(a, b, builder)
 
 
 def _product(a: relax.Expr, b: relax.Expr, builder: Builder) -> relax.Expr:

@@ -15,6 +15,7 @@ from tvm import relax, tirx
 from tvm.script import tirx as T
 
 from athanor.frontends.onnx.known import is_symbolic
+from athanor.frontends.onnx.known import product as product_of
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.indexing import from_front
 from athanor.frontends.onnx.tensors import cast, dtype_of, reshape, shape_of
@@ -151,14 +152,18 @@ def cumulative(product: bool) -> Callable[..., relax.Expr]:
 
     def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         x = inputs[0]
-        dims = _static(node, x)
+        dims = shape_of(x)
         axis = node.normalize_axis(int(node.constant(1, "axis").item()), len(dims))
-        if 0 in dims:
+        if any(not is_symbolic(dim) and dim == 0 for dim in dims):
             return x
-        outer, inner = int(np.prod(dims[:axis])), int(np.prod(dims[axis + 1 :]))
-        flat = reshape(x, [outer, dims[axis], inner], builder)
+        sizes = [product_of(dims[:axis]), dims[axis], product_of(dims[axis + 1 :])]
+        flat = reshape(x, sizes, builder)
+        outer, length, inner = (
+            tirx.Var(name, "int64") if is_symbolic(size) else size
+            for name, size in zip(("outer", "length", "inner"), sizes, strict=True)
+        )
         function = _cumulative_kernel(
-            (outer, dims[axis], inner),
+            (outer, length, inner),
             dtype_of(x),
             product,
             bool(node.int("exclusive", 0)),
@@ -172,9 +177,9 @@ def cumulative(product: bool) -> Callable[..., relax.Expr]:
 
 
 def _cumulative_kernel(
-    dims: tuple[int, int, int], dtype: str, product: bool, exclusive: bool, reverse: bool
+    dims: tuple[Any, Any, Any], dtype: str, product: bool, exclusive: bool, reverse: bool
 ) -> tirx.PrimFunc:
-    outer, length, inner = dims
+    outer, length, inner = dims  # ints, or variables of the kernel's own
     start = tirx.const(1 if product else 0, dtype)
 
     def at(k: Any) -> Any:

@@ -8,7 +8,7 @@ from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.known import is_nonnegative, is_symbolic, simplify, truncated_quotient
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.ops.elementwise import broadcast_shape
+from athanor.frontends.onnx.ops.broadcasting import broadcast_shape
 from athanor.frontends.onnx.tensors import compute, dtype_of, rank_of, shape_of
 
 R = relax.op
