@@ -53,11 +53,12 @@ class CPUPool:
         pixels = preferred_pixels(width, block // lanes, target)
         tile, pixel = sch.split(column, [None, blocks.decide(sch, PIXELS, pixels)])
         sch.reorder(image, channel, band, row, tile, pixel, vector, lane)
-        sch.annotate(tile, "pragma_loop_partition_hint", 1)
+        if width is not None:
+            sch.annotate(tile, "pragma_loop_partition_hint", 1)
         sch.compute_at(pool, tile, preserve_unit_loops=True)
         *_, n, c, h, w, ci, kh, kw = sch.get_loops(pool)
         ci, ci_lane = sch.split(ci, [None, lanes])
-        step, tap = sch.split(kw, [None, tap_unroll(taps_w)])
+        step, tap = sch.split(kw, [None, tap_unroll(taps_w if width else None)])
         sch.reorder(n, c, h, kh, step, tap, w, ci, ci_lane)
         for loop in (tap, w, ci, pixel, vector):
             sch.unroll(loop)
