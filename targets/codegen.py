@@ -17,7 +17,7 @@ from tvm import s_tir, tirx
 from tvm.ir import IRModule, PrimType
 from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
-from athanor.targets.lower_math import LowerMath
+from athanor.targets.lower_math import LowerMath, LowerPower
 from athanor.targets.target import TargetSpec
 
 
@@ -87,7 +87,8 @@ def build_kernels(kernels: dict[str, tirx.PrimFunc], target: TargetSpec) -> Kern
     mod = IRModule(dict(kernels))
     t = tirx.transform
     # Storage of narrow floats is rewritten behind plain pointers only, so not in lower_kernel.
-    finish = [t.FP8StorageLegalize(), t.BF16StorageLegalize(), t.LowerTVMBuiltin(), t.LowerIntrin()]
+    storage = [t.FP8StorageLegalize(), t.BF16StorageLegalize()]
+    finish = [LowerMath(), *storage, t.LowerTVMBuiltin(), t.LowerIntrin()]
     mod = tvm.transform.Sequential(finish)(mod)
     build = tvm.get_global_func("target.build.llvm")
     return KernelObject(build(mod, target.tvm))
@@ -108,8 +109,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             s.StmtSimplify(),
             s.LowerOpaqueBlock(),
             t.FlattenBuffer(),
-            # Before the loops become vectors: a polynomial over scalars vectorizes by itself.
-            LowerMath(),
+            LowerPower(),
             t.BF16ComputeLegalize(),
             t.FP8ComputeLegalize(),
             s.LoopPartition(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,8 @@ import tvm
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import IRModule
+
+from athanor.targets.llvm_text import vector_function
 
 Expr = tirx.Expr
 
@@ -37,13 +40,35 @@ _ERF = (
 )
 
 
+@tvm.transform.module_pass(opt_level=0, name="LowerPower")
+class LowerPower:
+    """Powers with a small constant exponent -> products and roots.
+
+        T.pow(x, 2.0)   =>   x * x
+
+    Before VectorizeLoop, while the exponent is still a plain number.
+    """
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """See the class."""
+        for name, func in mod.functions_items():
+            if isinstance(func, tirx.PrimFunc):
+                body = tvm_ffi.structural_map(func.body, (ir.Call, _lower_power), order="post")
+                if not body.same_as(func.body):
+                    mod[name] = func.with_body(body)
+        return mod
+
+
 @tvm.transform.module_pass(opt_level=0, name="LowerMath")
 class LowerMath:
     """Calls of transcendental functions on float32 -> arithmetic that runs in vector lanes.
 
-        T.exp(x)   =>   let n = round(x * log2(e)) in 2^n * polynomial(x - n * log(2))
+        T.exp(x)   =>   athanor_exp_float32x16(x), inlined by LLVM, which computes
+                        let n = round(x * log2(e)) in 2^n * polynomial(x - n * log(2))
 
-    Before VectorizeLoop: a call of libm would be made once a lane, at some 5 to 20 ns each.
+    A call of libm would be made once a lane, at some 5 to 20 ns each. The last pass before LLVM,
+    which gets the functions as LLVM IR: as lets in TIR they would be right too, but TVM's
+    simplifier substitutes every let into the next, and exp(log(x)) takes it 20 s.
     float16 and bfloat16 go through float32; float64 and what is not listed stay calls of libm.
     Error: at most 4 units in the last place or 1e-6 of the result over all of float32, except
     that sigmoid is 0 below -88.72 (as ONNX Runtime's is below -18). NaN stays NaN, infinities,
@@ -52,26 +77,42 @@ class LowerMath:
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """See the class."""
-        for name, func in mod.functions_items():
+        texts: dict[str, str] = {}
+
+        def replace(call: ir.Call) -> Expr:
+            operator = getattr(call.op, "name", "")
+            if operator not in _FUNCTIONS:
+                return call
+            dtype = tvm.DataType(str(call.ty.dtype))
+            scalar = str(dtype).split("x")[0]
+            if scalar not in ("float32", "float16", "bfloat16"):
+                return call
+            name = f"athanor_{operator.removeprefix('tirx.')}_{dtype}"
+            texts[name] = _llvm_function(name, operator, scalar, max(1, dtype.lanes))
+            pure = ir.Op.get("tirx.call_pure_extern")
+            return ir.Call(pure, [ir.StringImm(name), call.args[0]], ret_ty=call.ty)
+
+        changed = {}
+        for variable, func in mod.functions_items():
             if isinstance(func, tirx.PrimFunc):
-                body = tvm_ffi.structural_map(func.body, (ir.Call, _lower_call), order="post")
+                body = tvm_ffi.structural_map(func.body, (ir.Call, replace), order="post")
                 if not body.same_as(func.body):
-                    mod[name] = func.with_body(body)
+                    changed[variable] = func.with_body(body)
+        for number, (variable, func) in enumerate(changed.items()):
+            if number == 0:  # one import serves the module
+                text = ir.StringImm("\n".join(texts.values()))
+                body = tirx.AttrStmt(text, "pragma_import_llvm", text, func.body)
+                func = func.with_body(body)
+            mod[variable] = func
         return mod
 
 
-def _lower_call(call: ir.Call) -> Expr:
-    name = getattr(call.op, "name", "")
-    if name == "tirx.pow":
-        return _lower_power(call)
-    if name not in _FUNCTIONS:
-        return call
-    dtype = str(call.ty.dtype)
-    if dtype not in ("float32", "float16", "bfloat16"):
-        return call
+@functools.cache
+def _llvm_function(name: str, operator: str, dtype: str, lanes: int) -> str:
+    x = tirx.Var("x", dtype)
     let = _Bindings()
-    x = let.bind("x", call.args[0].astype("float32"))
-    return let.wrap(_FUNCTIONS[name](let, x)).astype(dtype)
+    wide = let.bind("wide", x.astype("float32"))
+    return vector_function(name, x, let.wrap(_FUNCTIONS[operator](let, wide)).astype(dtype), lanes)
 
 
 class _Bindings:
@@ -237,6 +278,8 @@ def _rsqrt(_let: _Bindings, x: Expr) -> Expr:
 
 def _lower_power(call: ir.Call) -> Expr:
     """Powers with a constant exponent of 2, 3, 4, 0.5, 1, -1 or -0.5; any other stays a call."""
+    if getattr(call.op, "name", "") != "tirx.pow":
+        return call
     base, exponent = call.args
     dtype = str(call.ty.dtype)
     if not isinstance(exponent, tirx.FloatImm) or dtype not in ("float32", "float64"):
