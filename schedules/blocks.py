@@ -75,6 +75,8 @@ def leaf_blocks(sch: s_tir.Schedule) -> list[s_tir.schedule.SBlockRV] | None:
 def _has_plain_nest(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
     realize = _realize(sch, block)
     loops = [sch.get(loop) for loop in sch.get_loops(block)]
+    if not loops and all(constant(i.dom.extent) == 1 for i in realize.block.iter_vars):
+        return constant(realize.predicate) == 1  # a scalar
     if len(loops) != len(realize.iter_values) or constant(realize.predicate) != 1:
         return False
     if sch.get_child_blocks(block) or any(constant(loop.min) != 0 for loop in loops):

@@ -247,10 +247,12 @@ def _schedule_contiguous(
         outer = _match_prefix(sch, part, shape.outer)
         if outer is None:
             return False
-        rows.append(_fuse(sch, outer) if outer else _unit_loop(sch, part))
+        if outer:
+            rows.append(_fuse(sch, outer))
     for part in parts:
-        _finish(sch, part, target)
-    _merge(sch, rows, parallel and bool(shape.outer))
+        _finish(sch, part, target, place=len(rows[:1]))
+    if rows:
+        _merge(sch, rows, parallel)
     return True
 
 
@@ -281,7 +283,7 @@ def _schedule_columns(
         sch.reorder(*outer, *rest, lane)
         rows.append(_fuse(sch, outer) if outer else _unit_loop(sch, block))
     for block in leaves:
-        _finish(sch, block, target, fuse=False)
+        _finish(sch, block, target, place=1, fuse=False)
     _merge(sch, rows, parallel and (tiled or len(shape.outer) + len(shape.inner) > 1))
     return True
 
@@ -305,12 +307,14 @@ def _merge(sch: s_tir.Schedule, rows: list[Loop], parallel: bool) -> None:
         sch.parallel(row)
 
 
-def _finish(sch: s_tir.Schedule, block: Block, target: TargetSpec, fuse: bool = True) -> None:
+def _finish(
+    sch: s_tir.Schedule, block: Block, target: TargetSpec, place: int, fuse: bool = True
+) -> None:
     """Vectorize what one block does in its row: lanes over spatial loops, sums outside them.
 
-    Without `fuse` the lanes are those of the last loop alone.
+    `place` outer loops (1, or 0 for a single row) are left alone. Without `fuse` the lanes are those of the last loop alone.
     """
-    pairs = list(zip(sch.get_loops(block), _loop_kinds(sch, block), strict=True))[1:]
+    pairs = list(zip(sch.get_loops(block), _loop_kinds(sch, block), strict=True))[place:]
     spatial = [loop for loop, kind in pairs if kind == "S" and not _is_unit(sch, loop)]
     reduced = [loop for loop, kind in pairs if kind == "R"]
     if not reduced:
@@ -326,7 +330,7 @@ def _finish(sch: s_tir.Schedule, block: Block, target: TargetSpec, fuse: bool = 
     if blocks.constant(sch.get(reduced[-1]).extent) in range(2, 17):
         sch.unroll(reduced[-1])  # constant indices: partial results stay in registers
     start = sch.decompose_reduction(block, reduced[0])
-    after = [loop for loop in sch.get_loops(start)[1:] if not _is_unit(sch, loop)]
+    after = [loop for loop in sch.get_loops(start)[place:] if not _is_unit(sch, loop)]
     if after:
         _vectorize_short(sch, _fuse(sch, after), target)
 

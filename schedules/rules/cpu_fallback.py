@@ -21,7 +21,7 @@ class CPUFallback:
         """See the class. Never None."""
         sch = blocks.open_schedule(func)
         leaves = blocks.leaf_blocks(sch)
-        if not leaves or any(0 in blocks.extents(sch, block) for block in leaves):
+        if not leaves:
             return sch
         try:
             for block in blocks.inline_spatial(sch, leaves):
@@ -33,9 +33,15 @@ class CPUFallback:
 
 
 def _parallelize(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
-    """Run the leading spatial axes in parallel, up to the first of another kind."""
+    """Run the leading spatial axes in parallel, up to the first of another kind.
+
+    The start value of a reduction is stored before its loops: within them it would be missing
+    where they run zero times, and a sum over nothing is 0.
+    """
     kinds = blocks.iterator_kinds(sch, block)
     loops = sch.get_loops(block)
     spatial = loops[: len(kinds) - len(kinds.lstrip("S"))]
-    if spatial:
+    if sch.get(block).init is not None and len(spatial) < len(loops):
+        sch.decompose_reduction(block, loops[len(spatial)])
+    if spatial and 0 not in [blocks.constant(sch.get(loop).extent) for loop in loops]:
         sch.parallel(sch.fuse(*spatial) if len(spatial) > 1 else spatial[0])

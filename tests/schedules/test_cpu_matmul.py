@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+from tvm import tirx, topi
+
+from athanor.schedules.compute.matmul import (
+    batch_matmul,
+    matmul_packed,
+    matmul_panel,
+    pack_matmul_weight,
+    tile_rows,
+)
+from athanor.schedules.rules.cpu_matmul import CPUMatmul
+from athanor.targets import TARGETS
+
+from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
+
+
+def test_packing_pads_the_last_panel():
+    panel = matmul_panel(NATIVE)
+    weight = random(3, panel + 2)
+    packed = pack_matmul_weight(weight, False, NATIVE)
+    assert packed.shape == (2, 3, panel)
+    np.testing.assert_array_equal(packed[0], weight[:, :panel])
+    np.testing.assert_array_equal(packed[1, :, :2], weight[:, panel:])
+    assert not packed[1, :, 2:].any()
+    np.testing.assert_array_equal(pack_matmul_weight(weight.T.copy(), True, NATIVE), packed)
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_register_tile_fits(name):
+    target = TARGETS[name]
+    panel = matmul_panel(target)
+    vectors = panel // target.lanes(32)
+    for rows in (None, *range(1, 200)):
+        tile = tile_rows(rows, panel)
+        assert tile * vectors + vectors + 1 <= target.vector_registers
+        assert rows is None or tile <= rows
+
+
+SHAPES = [
+    *[((m,), 33, 40) for m in (1, 2, 3, 5, 6, 7, 13)],
+    *[((1,), 1, 1), ((4,), 1, 17), ((9,), 5, 1), ((2, 3, 4), 8, 16)],
+    *[((1, 50), 64, 96), ((50,), 100, 100)],
+]
+
+
+@pytest.mark.parametrize("lead, k, n", SHAPES)
+def test_packed(lead, k, n):
+    a, w, bias = random(*lead, k), random(k, n), random(n)
+    packed = pack_matmul_weight(w, False, NATIVE)
+    inputs = [placeholder("a", *lead, k), placeholder("w", *packed.shape), placeholder("bias", n)]
+    out = topi.nn.relu(topi.add(matmul_packed(inputs[0], inputs[1], n), inputs[2]))
+    wanted = np.maximum(a.astype("float64") @ w + bias, 0).astype("float32")
+    check(prim_func(inputs, [out]), "CPUMatmul", [a, packed, bias], [wanted])
+
+
+@pytest.mark.parametrize("m", [1, 5, 6, 29])
+@pytest.mark.parametrize("lead", [(), (1,), (3,)])
+def test_packed_symbolic_rows(lead, m):
+    a, w = random(m, *lead, 20), random(20, 35)
+    packed = pack_matmul_weight(w, False, NATIVE)
+    inputs = [
+        placeholder("a", tirx.Var("m", "int64"), *lead, 20),
+        placeholder("w", *packed.shape),
+    ]
+    func = prim_func(inputs, [matmul_packed(*inputs, 35)])
+    check(func, "CPUMatmul", [a, packed], [a @ w], {"m": m})
+
+
+def test_epilogue_is_computed_at_the_tile():
+    packed = pack_matmul_weight(random(64, 96), False, NATIVE)
+    a, w, r = (
+        placeholder("a", 2, 30, 64),
+        placeholder("w", *packed.shape),
+        placeholder("r", 2, 30, 96),
+    )
+    out = topi.nn.relu(topi.add(topi.multiply(matmul_packed(a, w, 96), topi.exp(r)), r))
+    sch = CPUMatmul().apply(prim_func([a, w, r], [out]), NATIVE)
+    assert sch is not None
+    script = sch.mod.script()
+    assert script.count("T.sblock(") == 4  # root, start, update, store
+    assert loops(sch.mod, "vectorized") == 3
+
+
+BATCHED = [
+    *[(2, 7, 5, 9), (1, 1, 64, 37), (3, 20, 1, 16), (2, 13, 37, 64), (1, 6, 8, 16)],
+]
+
+
+@pytest.mark.parametrize("b, m, k, n", BATCHED)
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("transpose_b", [False, True])
+def test_batched(b, m, k, n, transpose_a, transpose_b):
+    left, right = random(b, m, k), random(b, k, n)
+    wanted = left @ right * np.float32(0.5)
+    left = left.swapaxes(1, 2).copy() if transpose_a else left
+    right = right.swapaxes(1, 2).copy() if transpose_b else right
+    inputs = [placeholder("left", *left.shape), placeholder("right", *right.shape)]
+    out = batch_matmul(*inputs, transpose_a, transpose_b)
+    out = topi.multiply(out, tirx.const(0.5, "float32"))
+    check(prim_func(inputs, [out]), "CPUMatmul", [left, right], [wanted])
+
+
+@pytest.mark.parametrize("size", [1, 6, 16, 37])
+def test_batched_symbolic(size):
+    b, s = tirx.Var("b", "int64"), tirx.Var("s", "int64")
+    q, k = placeholder("q", b, 2, s, 24), placeholder("k", b, 2, s, 24)
+    left, right = random(3, 2, size, 24), random(3, 2, size, 24)
+    func = prim_func([q, k], [batch_matmul(q, k, False, True)])
+    wanted = left @ right.swapaxes(2, 3)
+    check(func, "CPUMatmul", [left, right], [wanted], {"b": 3, "s": size})
+    p = placeholder("p", b, 2, s, s)
+    func = prim_func([p, k], [batch_matmul(p, k, False, False)])
+    check(func, "CPUMatmul", [wanted, right], [wanted @ right], {"b": 3, "s": size})
+
+
+def test_batch_broadcast():
+    a, b = placeholder("a", 2, 3, 7, 5), placeholder("b", 1, 3, 5, 20)
+    left, right = random(2, 3, 7, 5), random(1, 3, 5, 20)
+    func = prim_func([a, b], [batch_matmul(a, b, False, False)])
+    check(func, "CPUMatmul", [left, right], [left @ right])
+
+
+def test_declines_what_is_no_product():
+    x = placeholder("x", 4, 8)
+    assert CPUMatmul().apply(prim_func([x], [topi.sum(x, 1)]), NATIVE) is None
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_every_target(name):
+    target = TARGETS[name]
+    packed = pack_matmul_weight(random(64, 100), False, target)
+    a, w = placeholder("a", 128, 64), placeholder("w", *packed.shape)
+    assert CPUMatmul().apply(prim_func([a, w], [matmul_packed(a, w, 100)]), target) is not None

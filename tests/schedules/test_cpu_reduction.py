@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+from tvm import te, tirx, topi
+
+from athanor.schedules.compute import layer_norm as norms
+from athanor.schedules.compute.softmax import log_softmax, softmax
+from athanor.schedules.rules.cpu_reduction import CPUReduction
+
+from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
+
+SUMS = [
+    *[((13, 77), 1), ((13, 77), 0), ((5, 3), 1), ((4, 6, 40), 1), ((4, 7, 9), (1, 2))],
+    *[((4, 7, 9), (0, 2)), ((64, 64), 1), ((3, 1000), (0, 1)), ((2, 5, 7, 7), (2, 3)), ((9,), 0)],
+]
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("shape, axes", SUMS)
+def test_sum_and_max(shape, axes, keepdims):
+    x, a = placeholder("x", *shape), random(*shape)
+    total = topi.multiply(topi.sum(topi.nn.relu(x), axes, keepdims), tirx.const(0.5, "float32"))
+    wanted = np.asarray(np.maximum(a, 0).sum(axes, keepdims=keepdims) * np.float32(0.5))
+    check(prim_func([x], [total]), "CPUReduction", [a], [wanted])
+    highest = np.asarray(a.max(axes, keepdims=keepdims))
+    check(prim_func([x], [topi.max(x, axes, keepdims)]), "CPUReduction", [a], [highest])
+
+
+@pytest.mark.parametrize("shape, axis", [((12, 1000), 1), ((2, 19, 8, 16), 1), ((5, 1), 1)])
+def test_argmax(shape, axis):
+    x, a = placeholder("x", *shape), random(*shape).round(1)
+    wanted = a.argmax(axis).astype("int32")
+    check(prim_func([x], [topi.argmax(x, axis)]), "CPUReduction", [a], [wanted])
+
+
+@pytest.mark.parametrize("extent", [1, 5, 32, 100])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_symbolic(axis, extent):
+    n = tirx.Var("n", "int64")
+    x, a = placeholder("x", 6, n), random(6, extent)
+    func = prim_func([x], [topi.sum(x, axis)])
+    check(func, "CPUReduction", [a], [a.sum(axis)], {"n": extent})
+
+
+def reference_softmax(x, axis):
+    e = np.exp(x.astype("float64") - x.max(axis, keepdims=True))
+    return (e / e.sum(axis, keepdims=True)).astype("float32")
+
+
+SOFTMAX = [
+    *[((3, 128), 1), ((1, 1000), 1), ((2, 3, 197), -1), ((4, 1), 1), ((2, 5), 1)],
+    *[((2, 19, 8, 64), 1), ((2, 19, 7, 7), 1), ((6, 7), 0)],
+]
+
+
+@pytest.mark.parametrize("shape, axis", SOFTMAX)
+def test_softmax(shape, axis):
+    x, a = placeholder("x", *shape), random(*shape) * 10
+    check(prim_func([x], [softmax(x, axis)]), "CPUReduction", [a], [reference_softmax(a, axis)])
+    wanted = np.log(np.maximum(reference_softmax(a.astype("float64"), axis), 1e-30))
+    check(prim_func([x], [log_softmax(x, axis)]), "CPUReduction", [a], [wanted], tolerance=1e-4)
+
+
+def test_softmax_of_large_and_infinite_values():
+    x = placeholder("x", 3, 20)
+    a = np.zeros((3, 20), "float32")
+    a[0], a[1, 3:], a[2, 5] = 3e38, -np.inf, 1000
+    check(prim_func([x], [softmax(x, 1)]), "CPUReduction", [a], [reference_softmax(a, 1)])
+
+
+def test_masked_softmax_with_symbolic_rows():
+    n = tirx.Var("n", "int64")
+    x, mask = placeholder("x", n, 4, 33), placeholder("mask", n, 1, 33)
+    scaled = topi.add(topi.multiply(x, tirx.const(0.125, "float32")), mask)
+    func = prim_func([x, mask], [topi.multiply(softmax(scaled, 2), tirx.const(2.0, "float32"))])
+    arrays = [random(5, 4, 33), random(5, 1, 33)]
+    wanted = 2 * reference_softmax(arrays[0] * 0.125 + arrays[1], 2)
+    check(func, "CPUReduction", arrays, [wanted.astype("float32")], {"n": 5})
+
+
+def normalized(x, axes):
+    x = x.astype("float64")
+    spread = np.sqrt(x.var(axes, keepdims=True) + 1e-5)
+    return (x - x.mean(axes, keepdims=True)) / spread
+
+
+@pytest.mark.parametrize("offset", [0, 1000])
+@pytest.mark.parametrize("shape, axes", [((6, 96), [-1]), ((3, 5, 77), [1, 2]), ((4, 3), [1])])
+def test_layer_norm(shape, axes, offset):
+    inner = [shape[axis] for axis in axes]
+    arrays = [random(*shape) + np.float32(offset), random(*inner), random(*inner)]
+    inputs = [placeholder(name, *a.shape) for name, a in zip("xgb", arrays, strict=True)]
+    func = prim_func(inputs, [norms.layer_norm(*inputs, axes, 1e-5)])
+    wanted = normalized(arrays[0], tuple(axes)) * arrays[1] + arrays[2]
+    check(func, "CPUReduction", arrays, [wanted.astype("float32")], tolerance=1e-4)
+
+
+def test_rms_norm():
+    x, g, a, gamma = placeholder("x", 7, 100), placeholder("g", 100), random(7, 100), random(100)
+    wanted = a / np.sqrt((a * a).mean(-1, keepdims=True) + 1e-6) * gamma
+    func = prim_func([x, g], [norms.rms_norm(x, g, [-1], 1e-6)])
+    check(func, "CPUReduction", [a, gamma], [wanted])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_group_and_instance_norm(batch):
+    a, gamma, beta = random(batch, 8, 5, 9), random(8), random(8)
+    inputs = [placeholder("x", batch, 8, 5, 9), placeholder("g", 8), placeholder("b", 8)]
+    scale, shift = gamma[:, None, None], beta[:, None, None]
+    wanted = (normalized(a, (2, 3)) * scale + shift).astype("float32")
+    func = prim_func(inputs, [norms.instance_norm(*inputs, 1e-5)])
+    check(func, "CPUReduction", [a, gamma, beta], [wanted], tolerance=1e-4)
+    grouped = normalized(a.reshape(batch, 2, -1), 2).reshape(a.shape)
+    func = prim_func(inputs, [norms.group_norm(*inputs, 2, 1e-5)])
+    wanted = (grouped * scale + shift).astype("float32")
+    check(func, "CPUReduction", [a, gamma, beta], [wanted], tolerance=1e-4)
+
+
+def test_row_stays_in_one_loop():
+    x = placeholder("x", 64, 512)
+    sch = CPUReduction().apply(prim_func([x], [softmax(x, 1)]), NATIVE)
+    assert sch is not None
+    assert loops(sch.mod, "parallel") == 1
+
+
+def test_declines_rows_that_cross():
+    # The loops of x[i, j] - sum[j] look like those of x[i, j] - sum[i].
+    x, a = placeholder("x", 64, 64), random(64, 64)
+    total = topi.sum(x, 1)
+    func = prim_func([x], [te.compute((64, 64), lambda i, j: x[i, j] - total[j])])
+    assert CPUReduction().apply(func, NATIVE) is None
+    check(func, "CPUFallback", [a], [a - a.sum(1)])
+
+
+def test_declines_elementwise_and_empty():
+    x, empty = placeholder("x", 4, 8), placeholder("e", 4, 0)
+    assert CPUReduction().apply(prim_func([x], [topi.nn.relu(x)]), NATIVE) is None
+    assert CPUReduction().apply(prim_func([empty], [topi.sum(empty, 1)]), NATIVE) is None
