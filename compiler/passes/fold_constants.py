@@ -34,6 +34,7 @@ def _slice(call: Call, x: np.ndarray) -> np.ndarray:
 
 _FOLDS: dict[str, Callable[..., np.ndarray]] = {
     "relax.add": lambda _call, a, b: a + b,
+    "relax.concat": lambda call, *parts: np.concatenate(parts, axis=int(call.attrs.axis)),
     "relax.expand_dims": _reshape,
     "relax.flatten": _reshape,
     "relax.multiply": lambda _call, a, b: a * b,
@@ -66,7 +67,10 @@ class FoldConstants:
 class _Rewriter(GraphRewriter):
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         fold = _FOLDS.get(op_name(call) or "")
-        tensors = [arg for arg in call.args if isinstance(arg.ty, relax.TensorType)]
+        arguments = list(call.args)
+        if arguments and isinstance(arguments[0], relax.Tuple):
+            arguments = [*arguments[0].fields, *arguments[1:]]
+        tensors = [arg for arg in arguments if isinstance(arg.ty, relax.TensorType)]
         if fold is None or not all(isinstance(arg, GenericConst) for arg in tensors):
             return None
         if static_shape(old) is None:

@@ -90,6 +90,15 @@ def test_slices_of_constants_are_folded():
     np.testing.assert_array_equal(constants(after)[0], constant_array(a)[1:4, 0:6:2])
 
 
+def test_concatenations_of_constants_are_folded():
+    a, b = constant(1, 3), constant(2, 3)
+    before = module(lambda emit, x: emit(R.add(x, emit(R.concat([a, b], axis=0)))), x=(3, 3))
+    after = drop_dead(FoldConstants()(before))
+    assert operators(after) == ["relax.add"]
+    expected = np.concatenate([constant_array(a), constant_array(b)])
+    np.testing.assert_array_equal(constants(after)[0], expected)
+
+
 def test_what_depends_on_an_input_is_not_folded():
     before = module(lambda emit, x: emit(R.permute_dims(x)), x=(3, 4))
     assert tvm_ffi.structural_equal(FoldConstants()(before)["main"], before["main"])
