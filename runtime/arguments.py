@@ -47,7 +47,8 @@ def _import(spec: TensorSpec, value: Any) -> np.ndarray:
 def _address(array: np.ndarray) -> int:
     """Where the array's elements are."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        # NumPy's stubs know of the buffer protocol only from Python 3.12 on.
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # pyright: ignore
     except (BufferError, TypeError, ValueError):
         # Read-only, empty, or of a type that the buffer protocol lacks: three times slower.
         return array.ctypes.data

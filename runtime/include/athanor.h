@@ -95,7 +95,7 @@ typedef enum {
    * leave out the weights, whose reading would take longer than the rest of the loading. */
   ATHANOR_VERIFY_DEFAULT = 0,
   ATHANOR_VERIFY_ALWAYS = 1, /* everything, whatever the size */
-  ATHANOR_VERIFY_NEVER = 2   /* the footer and the sizes alone */
+  ATHANOR_VERIFY_NEVER = 2   /* the footer and the sizes alone: damaged code may crash */
 } AthanorVerify;
 
 /* Never execute anything of the file; only athanor_metadata_json works on such a model. The file
