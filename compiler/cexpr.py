@@ -16,6 +16,8 @@ _FUNCTIONS = {
 }
 _COMPARE = {tirx.EQ: "==", tirx.NE: "!=", tirx.LT: "<", tirx.LE: "<=", tirx.GT: ">", tirx.GE: ">="}
 
+_LOGIC = {tirx.And: "&&", tirx.Or: "||"}
+
 PRELUDE = """\
 static inline int64_t athanor_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t athanor_min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -38,8 +40,10 @@ def c_expression(expr: int | Expr, name_of: Callable[[tirx.Var], str]) -> str:
     if isinstance(expr, tirx.Var):
         return name_of(expr)
     kind = type(expr)
-    if kind in _INFIX or kind in _COMPARE:
-        sign = _INFIX.get(kind) or _COMPARE[kind]
+    if isinstance(expr, tirx.Not):
+        return f"(!{c_expression(expr.a, name_of)})"
+    if kind in _INFIX or kind in _COMPARE or kind in _LOGIC:
+        sign = _INFIX.get(kind) or _COMPARE.get(kind) or _LOGIC[kind]
         return f"({c_expression(expr.a, name_of)} {sign} {c_expression(expr.b, name_of)})"
     if kind in _FUNCTIONS:
         a, b = c_expression(expr.a, name_of), c_expression(expr.b, name_of)

@@ -27,7 +27,7 @@ def compile_module(mod: IRModule, target: str = "native") -> Artifact:
     outputs = tuple(_spec(f"output{index}", ty) for index, ty in enumerate(types))
     symbols = dict.fromkeys(dim for spec in inputs for dim in spec.shape if isinstance(dim, str))
     digest = hashlib.sha256(mod.script(show_meta=True).encode()).hexdigest()
-    imported = ImportedModel(mod, inputs, outputs, tuple(symbols), digest, {})
+    imported = ImportedModel(mod, inputs, outputs, tuple(symbols), (), digest, {})
     return build_artifact(imported, find_target(target))
 
 

@@ -80,6 +80,7 @@ def build_artifact(
     names = Signature(
         tuple(value.name for value in imported.inputs),
         tuple(value.name for value in imported.outputs),
+        imported.requirements,
     )
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)

@@ -18,14 +18,17 @@ from athanor.compiler.cexpr import PRELUDE, c_expression
 from athanor.compiler.memory import ALIGNMENT, MemoryPlan, align
 from athanor.compiler.program import Copy, KernelCall, Program, Tensor
 from athanor.compiler.weights import weight_offsets
+from athanor.frontends.onnx.import_builder import Requirement
 
 
 @dataclass(frozen=True)
 class Signature:
-    """Names and shapes as the user knows them, beside the program's tensors."""
+    """What the user knows and the program's tensors don't."""
 
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    requirements: tuple[Requirement, ...] = ()
+    """Conditions on symbolic dimensions, checked whenever they change."""
 
 
 def print_host(program: Program, plan: MemoryPlan, signature: Signature) -> str:
@@ -58,7 +61,7 @@ class _Printer:
 
     def symbol_name(self, var: tirx.Var) -> str:
         for symbol, name in zip(self.program.symbols, self.symbols, strict=True):
-            if symbol.same_as(var):
+            if symbol.same_as(var) or symbol.name == var.name:
                 return name
         raise AssertionError(f"the dimension {var} belongs to no input")
 
@@ -175,6 +178,7 @@ class _Printer:
             "static int plan(const int64_t *values, uint64_t *arena_bytes, int64_t *shapes) {",
             "  (void)values;",
             *self.symbol_lines("values"),
+            *self.check_lines(),
             *self.slot_lines(),
             "  *arena_bytes = end;",
         ]
@@ -182,6 +186,20 @@ class _Printer:
             for axis, dim in enumerate(output.shape):
                 lines.append(f"  shapes[{index * rank + axis}] = {self.expression(dim)};")
         return "\n".join([*lines, "  (void)shapes;", "  return 0;", "}\n"])
+
+    def check_lines(self) -> list[str]:
+        """Refusals of symbol values that the model's shapes rule out."""
+        one = "the dimension {} is 0, and the model was compiled for at least 1"
+        checks = [
+            (f"{name} >= 1", one.format(repr(symbol.name)))
+            for name, symbol in zip(self.symbols, self.program.symbols, strict=True)
+        ]
+        checks += [(self.expression(r.condition), r.sentence) for r in self.signature.requirements]
+        lines = []
+        for condition, sentence in checks:
+            lines.append(f"  if (!({condition})) {{")
+            lines += [f"    services->set_error({_string(sentence)});", "    return -1;", "  }"]
+        return lines
 
     def run_function(self) -> str:
         lines = ["static int run(AthanorRun *run) {", "  int result;", "  (void)result;"]
