@@ -25,6 +25,7 @@ void ath_set_error(const char *message);
 void ath_clear_error(void);
 
 /* sha256.c, sha256_x86.c */
+extern const uint32_t ath_sha256_constants[64]; /* aligned to 16 bytes */
 typedef void (*AthSha256Blocks)(uint32_t state[8], const uint8_t *data, size_t num_blocks);
 void ath_sha256(const uint8_t *data, size_t size_bytes, uint8_t digest[32]);
 void ath_sha256_with(AthSha256Blocks blocks, const uint8_t *data, size_t size_bytes,

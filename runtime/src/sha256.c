@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const uint32_t round_constants[64] = {
+const uint32_t ath_sha256_constants[64] __attribute__((aligned(16))) = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -19,27 +19,40 @@ static uint32_t big_endian(const uint8_t *bytes) {
   return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
 }
 
+/* One round; the caller names the eight words one place further each time, so none is moved. */
+static inline void round_of(uint32_t a, uint32_t b, uint32_t c, uint32_t *d, uint32_t e, uint32_t f,
+                            uint32_t g, uint32_t *h, uint32_t constant_and_word) {
+  const uint32_t sum_e = rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25);
+  const uint32_t sum_a = rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22);
+  const uint32_t t = *h + sum_e + ((e & f) ^ (~e & g)) + constant_and_word;
+  *d += t;
+  *h = t + sum_a + ((a & b) ^ (a & c) ^ (b & c));
+}
+
 void ath_sha256_blocks_portable(uint32_t state[8], const uint8_t *data, size_t num_blocks) {
   for (; num_blocks; num_blocks--, data += 64) {
-    uint32_t w[64], s[8];
+    uint32_t w[64];
     for (int i = 0; i < 16; i++) w[i] = big_endian(data + 4 * i);
     for (int i = 16; i < 64; i++) {
-      const uint32_t a = w[i - 15], b = w[i - 2];
-      w[i] = w[i - 16] + (rotate(a, 7) ^ rotate(a, 18) ^ a >> 3) + w[i - 7] +
-             (rotate(b, 17) ^ rotate(b, 19) ^ b >> 10);
+      const uint32_t x = w[i - 15], y = w[i - 2];
+      w[i] = w[i - 16] + (rotate(x, 7) ^ rotate(x, 18) ^ x >> 3) + w[i - 7] +
+             (rotate(y, 17) ^ rotate(y, 19) ^ y >> 10);
     }
-    memcpy(s, state, sizeof s);
-    for (int i = 0; i < 64; i++) {
-      const uint32_t choice = (s[4] & s[5]) ^ (~s[4] & s[6]);
-      const uint32_t majority = (s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]);
-      const uint32_t sum_e = rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25);
-      const uint32_t sum_a = rotate(s[0], 2) ^ rotate(s[0], 13) ^ rotate(s[0], 22);
-      const uint32_t t = s[7] + sum_e + choice + round_constants[i] + w[i];
-      memmove(s + 1, s, 7 * sizeof *s);
-      s[4] += t;
-      s[0] = t + sum_a + majority;
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
+    for (int i = 0; i < 64; i += 8) {
+      const uint32_t *k = ath_sha256_constants + i;
+      round_of(a, b, c, &d, e, f, g, &h, k[0] + w[i]);
+      round_of(h, a, b, &c, d, e, f, &g, k[1] + w[i + 1]);
+      round_of(g, h, a, &b, c, d, e, &f, k[2] + w[i + 2]);
+      round_of(f, g, h, &a, b, c, d, &e, k[3] + w[i + 3]);
+      round_of(e, f, g, &h, a, b, c, &d, k[4] + w[i + 4]);
+      round_of(d, e, f, &g, h, a, b, &c, k[5] + w[i + 5]);
+      round_of(c, d, e, &f, g, h, a, &b, k[6] + w[i + 6]);
+      round_of(b, c, d, &e, f, g, h, &a, k[7] + w[i + 7]);
     }
-    for (int i = 0; i < 8; i++) state[i] += s[i];
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
   }
 }
 
