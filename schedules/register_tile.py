@@ -26,9 +26,9 @@ class RegisterTile:
 
 def most_pixels(vectors: int, target: TargetSpec) -> int:
     """Pixels that fit beside `vectors` weight vectors and one broadcast; 0: not even one."""
-    # Without a fused multiply-add the product needs a register too.
-    fused = target.vector_bits > 128 or target.vector_registers > 16
-    others = 1 if fused else 2
+    # With 128 bits there is no load that broadcasts: pixels are loaded ahead and then spread, and
+    # SSE needs room for products. Where LLVM begins to spill, seen in its assembly.
+    others = 1 if target.vector_bits > 128 else 5
     if target.vector_registers - others < 2 * vectors:
         # One pixel uses each weight once, so its weights need one register, not `vectors`.
         return 1 if target.vector_registers - others > vectors else 0

@@ -13,8 +13,6 @@ PAD_KIND = "conv2d_pad"
 """KIND of the block that surrounds a convolution's input with zeros."""
 GATHER_BLOCKS = 4
 """Output blocks from which on a strided 1x1 convolution first copies the pixels that it reads."""
-GATHER_BLOCKS = 4
-"""Output blocks from which on a strided 1x1 convolution first copies the pixels that it reads."""
 
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
@@ -145,8 +143,9 @@ def conv2d_blocked(
     batch, _, _, _, in_block = data.shape
     blocks, steps, kernel_h, kernel_w, depth, out_block = weight.shape
     padded = pad_spatial(data, padding, 0.0)
-    if (kernel_h, kernel_w) == (1, 1) and max(strides) > 1 and int(blocks) >= GATHER_BLOCKS:
-        padded, strides = _gather(padded, strides), (1, 1)
+    if (int(kernel_h), int(kernel_w)) == (1, 1) and max(strides) > 1:
+        if int(blocks) >= GATHER_BLOCKS:
+            padded, strides = _gather(padded, strides), (1, 1)
     out_h, out_w = _out_size(padded, (kernel_h, kernel_w), strides, dilation)
     rc = te.reduce_axis((0, steps), name="rc")
     kh = te.reduce_axis((0, kernel_h), name="kh")
@@ -223,22 +222,6 @@ def pad_spatial(data: te.Tensor, padding: Padding, value: float) -> te.Tensor:
 
     shape = (batch, blocks, height + top + bottom, width + left + right, block)
     return te.compute(shape, element, name="pad", attrs={KIND: PAD_KIND})
-
-
-def _gather(data: te.Tensor, strides: Pair) -> te.Tensor:
-    """The pixels that a strided 1x1 kernel meets, next to each other.
-
-    Else every block of output channels would walk all cache lines' neighbours again, half of the
-    sets of each cache unused.
-    """
-    batch, blocks, height, width, block = data.shape
-    shape = (batch, blocks, (height - 1) // strides[0] + 1, (width - 1) // strides[1] + 1, block)
-    return te.compute(
-        shape,
-        lambda n, c, h, w, ci: data[n, c, h * strides[0], w * strides[1], ci],
-        name="gather",
-        attrs={KIND: PAD_KIND},
-    )
 
 
 def _gather(data: te.Tensor, strides: Pair) -> te.Tensor:
