@@ -241,7 +241,9 @@ def _schedule_contiguous(
     target: TargetSpec,
     parallel: bool,
 ) -> bool:
-    parts = [part for block in leaves for part in (*_partial(sch, block, target), block)]
+    parts = list(leaves)
+    if all(sch.get_loops(block) for block in leaves):  # rfactor fails next to a scalar's block
+        parts = [part for block in leaves for part in (*_partial(sch, block, target), block)]
     rows = []
     for part in parts:
         outer = _match_prefix(sch, part, shape.outer)
@@ -312,7 +314,8 @@ def _finish(
 ) -> None:
     """Vectorize what one block does in its row: lanes over spatial loops, sums outside them.
 
-    `place` outer loops (1, or 0 for a single row) are left alone. Without `fuse` the lanes are those of the last loop alone.
+    `place` outer loops (1, or 0 for a single row) are left alone. Without `fuse` the lanes are
+    those of the last loop alone.
     """
     pairs = list(zip(sch.get_loops(block), _loop_kinds(sch, block), strict=True))[place:]
     spatial = [loop for loop, kind in pairs if kind == "S" and not _is_unit(sch, loop)]

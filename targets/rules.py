@@ -12,6 +12,7 @@ from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.schedules.rules.cpu_fallback import CPUFallback
 from athanor.schedules.rules.cpu_matmul import CPUMatmul
 from athanor.schedules.rules.cpu_pool import CPUPool
+from athanor.schedules.rules.cpu_recurrent import CPURecurrent
 from athanor.schedules.rules.cpu_reduction import CPUReduction
 from athanor.targets.target import TargetSpec
 
@@ -21,6 +22,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     CPUConv2d(),
     CPUDepthwise(),
     CPUPool(),
+    CPURecurrent(),
     CPUElementwise(),
     CPUReduction(),
     CPUFallback(),
