@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from athanor.errors import CompileError
+from athanor.compiler.write_aside import write_aside
 
 if TYPE_CHECKING:
     from athanor.runtime.model import Model
@@ -49,16 +49,5 @@ class Artifact:
 
 
 def _copy_whole(source: Path, target: Path) -> None:
-    """Copy aside, then rename: a reader never sees half a file, a failure leaves the old one."""
-    aside = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        aside = Path(name)
-        shutil.copyfile(source, aside)
-        aside.chmod(0o755)
-        aside.replace(target)
-    except OSError as error:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
-        raise CompileError(f"can't write {target}: {error.strerror or error}") from error
+    with write_aside(target, mode=0o755) as file:
+        shutil.copyfile(source, file.name)

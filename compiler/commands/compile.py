@@ -10,8 +10,8 @@ import click
 
 from athanor.compiler.artifact import Artifact
 from athanor.compiler.commands.progress import show_progress
-from athanor.compiler.commands.write_aside import check_writable
 from athanor.compiler.driver import compile
+from athanor.compiler.write_aside import check_writable
 
 
 def run_compile(

@@ -282,7 +282,7 @@ def test_interrupt_leaves_nothing_behind(digits_model, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted"
+    assert "interrupted" in err.splitlines()  # TVM may say more as it goes
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from athanor.compiler.commands.write_aside import OutputError, check_writable, write_aside
+from athanor.compiler.write_aside import OutputError, check_writable, write_aside
 
 
 def test_written(tmp_path):

@@ -1,6 +1,7 @@
 """Every way in which a model or an option is refused, with its sentence."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -142,7 +143,7 @@ def test_shape_against_a_fixed_dimension():
 
 def test_save_into_a_missing_folder(tmp_path):
     artifact = athanor.compile(add_model())
-    with pytest.raises(CompileError, match=r"can't write .*nowhere/m\.so: No such file or dir"):
+    with pytest.raises(CompileError, match=r"can't write .*m\.so: the folder .*nowhere does not"):
         artifact.save(tmp_path / "nowhere" / "m.so")
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +162,7 @@ def test_a_failed_save_keeps_the_old_artifact(tmp_path, monkeypatch):
     artifact = athanor.compile(add_model())
 
     def full(source, target):
-        target.write_bytes(b"half")
+        Path(target).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", full)
@@ -169,6 +170,19 @@ def test_a_failed_save_keeps_the_old_artifact(tmp_path, monkeypatch):
         artifact.save(path)
     assert path.read_bytes() == b"the old one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    artifact = athanor.compile(add_model())
+
+    def interrupted(source, target):
+        Path(target).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copyfile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        artifact.save(tmp_path / "m.so")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_model_of_a_wrong_type():

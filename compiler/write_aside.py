@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from athanor.errors import AthanorError
+from athanor.errors import CompileError
 
 
-class OutputError(AthanorError):
+class OutputError(CompileError):
     """A file that can't be written."""
 
 
@@ -28,19 +28,24 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def write_aside(path: Path) -> Iterator[IO[bytes]]:
+def write_aside(path: Path, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A file beside `path` that takes its name when the context ends well.
 
-    Whatever ends the context otherwise, an interrupt too, leaves `path` as it was.
+    Whatever ends the context otherwise, an interrupt too, leaves `path` as it was and nothing
+    beside it. Raises OutputError where the file can't be written.
     """
     check_writable(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    aside = None
     try:
-        with os.fdopen(handle, "wb") as file:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        aside = Path(name)
+        with aside.open("wb") as file:
             yield file
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        aside.chmod(mode)
+        aside.replace(path)
     except OSError as error:
         raise OutputError(f"can't write {path}: {error.strerror or error}") from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        if aside is not None:
+            aside.unlink(missing_ok=True)
