@@ -291,8 +291,9 @@ def _lower_power(call: ir.Call) -> Expr:
     if power in (0.5, -0.5):
         # pow(-0, 0.5) is +0 and pow(-inf, 0.5) is +inf, unlike the square roots.
         infinity = tirx.const(math.inf, dtype)
-        root = tirx.sqrt(x + tirx.const(0.0, dtype))
-        root = tirx.Select(x.equal(-infinity), infinity, root)
+        zero = tirx.const(0.0, dtype)
+        root = tirx.Select(x.equal(-infinity), infinity, tirx.sqrt(x))
+        root = tirx.Select(x.equal(zero), zero, root)
         return let.wrap(root if power > 0 else one / root)
     square = let.bind("square", x * x)
     products = {1.0: x, 2.0: square, 3.0: square * x, 4.0: square * square, -1.0: one / x}
