@@ -105,7 +105,7 @@ class GraphConverter:
         self.builder.enter_node(node.place, identifier(next(filter(None, node.outputs), "")))
         inputs = [self.tensor(name) if name else None for name in proto.input]
         try:
-            result = converter(node, inputs, self.builder)
+            self._define_outputs(node, converter(node, inputs, self.builder))
         except (CompileError, AssertionError):
             raise
         except Exception as error:
@@ -114,7 +114,6 @@ class GraphConverter:
             raise CompileError(
                 f"{node.place}: {first[-1] if first else type(error).__name__}"
             ) from error
-        self._define_outputs(node, result)
 
     def _convert_body(self, proto: onnx.NodeProto, node: Node) -> None:
         """Convert the function body of an operator without a converter."""

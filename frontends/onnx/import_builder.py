@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import relax
+from tvm import relax, tirx
 
-from athanor.frontends.onnx.known import is_equal
+from athanor.frontends.onnx.known import is_equal, text_of
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,9 @@ class ImportBuilder(relax.BlockBuilder):
         """Every run needs `left == right`; nothing is recorded when that is provable."""
         if is_equal(left, right):
             return
-        sentence = f"{left} has to be equal to {right} in {self._place}"
-        self.requirements.append(Requirement(left == right, sentence.replace("T.", "")))
+        sentence = f"{text_of(left)} has to be equal to {text_of(right)} in {self._place}"
+        # `==` on expressions compares the objects until it is asked for the expression
+        condition = tirx.EQ(
+            *(tirx.const(v, "int64") if isinstance(v, int) else v for v in (left, right))
+        )
+        self.requirements.append(Requirement(condition, sentence))

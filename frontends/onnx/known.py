@@ -7,6 +7,7 @@ and `tirx` expressions over symbolic dimensions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax, te, tirx
-from tvm.sym import Analyzer
+from tvm.sym import Analyzer, ProofStrength
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,20 @@ def is_nonnegative(value: Any) -> bool:
     """Whether the element is provably >= 0 for every value of the symbolic dimensions."""
     if not is_symbolic(value):
         return value >= 0
-    return analyzer_for([value]).can_prove(value >= 0)
+    return _proven(value >= 0, analyzer_for([value]))
+
+
+def _proven(condition: Any, analyzer: Analyzer) -> bool:
+    # the default strength does not prove `w - w // 2 >= 0`
+    return analyzer.can_prove(condition) or analyzer.can_prove(
+        condition, ProofStrength.SYMBOLIC_BOUND
+    )
+
+
+def text_of(value: Any) -> str:
+    """An element as a formula over names of dimensions: `min(seq, 512)`."""
+    text = re.sub(r"(?:T\.)?int64\((-?\d+)\)", r"\1", str(value))
+    return text.replace("T.", "")
 
 
 def is_equal(left: Any, right: Any) -> bool | None:
@@ -116,7 +130,7 @@ def is_equal(left: Any, right: Any) -> bool | None:
     if not is_symbolic(difference):
         return difference == 0
     analyzer = analyzer_for([difference])
-    if analyzer.can_prove(difference > 0) or analyzer.can_prove(difference < 0):
+    if _proven(difference > 0, analyzer) or _proven(difference < 0, analyzer):
         return False
     return None
 

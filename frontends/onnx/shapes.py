@@ -12,7 +12,7 @@ import tvm
 from tvm import relax, tirx
 
 from athanor.errors import CompileError
-from athanor.frontends.onnx.known import is_symbolic
+from athanor.frontends.onnx.known import is_symbolic, text_of
 from athanor.frontends.onnx.tensor_data import np_dtype_of
 
 _MAX_DIM = (1 << 63) - 1
@@ -50,8 +50,7 @@ class Symbols:
         for name, var in self._vars.items():
             if var.same_as(dim):
                 return name
-        text = re.sub(r"T\.int64\((-?\d+)\)", r"\1", str(dim))
-        return text.replace("T.", "")
+        return text_of(dim)
 
 
 def identifier(name: str) -> str:

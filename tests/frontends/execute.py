@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import tvm
+from onnx.reference import ReferenceEvaluator
 from tvm import relax
 
 from athanor.frontends.onnx.importer import import_model
@@ -42,9 +43,39 @@ def one_node(op, inputs, outputs=1, opset=22, domain="", constants=(), shapes=No
 
 
 def inferred(model):
-    """The model with the types of its outputs filled in."""
+    """The model with the types of its outputs filled in; the checker wants some shape."""
     full = onnx.shape_inference.infer_shapes(model, strict_mode=False)
     for value in full.graph.output:
         if not value.type.WhichOneof("value"):
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        value.type.tensor_type.shape.SetInParent()
     return full
+
+
+def check(op, inputs, rtol=1e-5, atol=1e-6, **options):
+    """Compare one node with the onnx reference; returns our outputs. Options as in one_node."""
+    model = one_node(op, inputs, **options)
+    names = {value.name for value in model.graph.input}
+    feeds = {f"x{i}": x for i, x in enumerate(inputs) if f"x{i}" in names}
+    with np.errstate(all="ignore"):
+        expected = ReferenceEvaluator(model).run(None, feeds)
+    results = run(model, list(feeds.values()))
+    assert len(results) == len(expected)
+    for ours, theirs in zip(results, expected, strict=True):
+        same(ours, np.asarray(theirs), rtol, atol)
+    return results
+
+
+def same(ours, theirs, rtol=1e-5, atol=1e-6):
+    """Equal type and shape, and values within the tolerance (exactly, for integers)."""
+    assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+    if ours.dtype.kind in "iub":
+        np.testing.assert_array_equal(ours, theirs)
+    else:
+        wide = (ours.astype(np.float64), theirs.astype(np.float64))
+        np.testing.assert_allclose(*wide, rtol=rtol, atol=atol)
+
+
+def floats(*shape, seed=0, dtype=np.float32):
+    """Seeded standard normal values."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
