@@ -10,8 +10,8 @@ from pathlib import Path
 from tvm import tirx
 
 from athanor.targets import TargetSpec
-from athanor.targets.codegen import build_kernels, lower_kernel
-from athanor.targets.rules import schedule
+from athanor.targets.codegen import build_kernels
+from athanor.targets.rules import schedule_and_lower
 
 
 @dataclass
@@ -42,8 +42,7 @@ def compile_kernels(
     lowered: dict[str, tirx.PrimFunc] = {}
     for number, (name, func) in enumerate(kernels.items()):
         report("schedule", number, len(kernels))
-        scheduled, result.rules[name] = schedule(func, target)
-        lowered[name] = lower_kernel(name, scheduled.mod["main"], target)
+        scheduled, lowered[name], result.rules[name] = schedule_and_lower(name, func, target)
         if keep_ir:
             alone = build_kernels({name: lowered[name]}, target)
             result.texts[name] = {

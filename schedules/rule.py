@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tvm import s_tir, tirx
 
@@ -24,18 +24,28 @@ class ScheduleWarning(UserWarning):
     """A rule failed on a prim_func that it had matched: a defect of Athanor, not of the model."""
 
 
-def apply_rules(
-    rules: Iterable[ScheduleRule], func: tirx.PrimFunc, target: TargetSpec
-) -> tuple[s_tir.Schedule, ScheduleRule]:
-    """The schedule of the first rule that takes `func`, and that rule.
+Lowered = TypeVar("Lowered")
 
-    A rule that fails costs the user speed, not the model: the next rules are tried, and a
-    ScheduleWarning tells. The tests turn that warning into an error.
+
+def apply_rules(
+    rules: Iterable[ScheduleRule],
+    func: tirx.PrimFunc,
+    target: TargetSpec,
+    lower: Callable[[s_tir.Schedule], Lowered],
+) -> tuple[s_tir.Schedule, Lowered, ScheduleRule]:
+    """The schedule of the first rule that takes `func`, what `lower` makes of it, and that rule.
+
+    A rule that fails, or whose schedule can't be lowered, costs the user speed, not the model: the
+    next rules are tried, and a ScheduleWarning tells. The tests turn that warning into an error.
     """
+    failure: Exception | None = None
     for rule in rules:
         try:
             schedule = rule.apply(func, target)
+            if schedule is not None:
+                return schedule, lower(schedule), rule
         except Exception as error:  # TVM's errors share no class but this
+            failure = error
             name = type(rule).__name__
             warnings.warn(
                 f"schedule rule {name} failed on a kernel that it matched, the kernel will be "
@@ -43,7 +53,4 @@ def apply_rules(
                 ScheduleWarning,
                 stacklevel=2,
             )
-            continue
-        if schedule is not None:
-            return schedule, rule
-    raise AssertionError("the last rule must take every prim_func")
+    raise AssertionError("the last rule must take every prim_func") from failure

@@ -14,6 +14,7 @@ from athanor.schedules.rules.cpu_matmul import CPUMatmul
 from athanor.schedules.rules.cpu_pool import CPUPool
 from athanor.schedules.rules.cpu_recurrent import CPURecurrent
 from athanor.schedules.rules.cpu_reduction import CPUReduction
+from athanor.targets.codegen import lower_kernel
 from athanor.targets.target import TargetSpec
 
 CPU_RULES: tuple[ScheduleRule, ...] = (
@@ -32,5 +33,17 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
 
 def schedule(func: tirx.PrimFunc, target: TargetSpec) -> tuple[s_tir.Schedule, str]:
     """The schedule of `func` for `target`, and the name of the rule that made it."""
-    sch, rule = apply_rules(CPU_RULES, func, target)
+    sch, _, rule = apply_rules(CPU_RULES, func, target, lambda _schedule: None)
     return sch, type(rule).__name__
+
+
+def schedule_and_lower(
+    name: str, func: tirx.PrimFunc, target: TargetSpec
+) -> tuple[s_tir.Schedule, tirx.PrimFunc, str]:
+    """The schedule of `func`, the kernel `name` that it becomes, and the name of the rule."""
+
+    def lower(sch: s_tir.Schedule) -> tirx.PrimFunc:
+        return lower_kernel(name, sch.mod["main"], target)
+
+    sch, kernel, rule = apply_rules(CPU_RULES, func, target, lower)
+    return sch, kernel, type(rule).__name__

@@ -72,6 +72,21 @@ class LayoutRewriter(GraphRewriter):
         """Whether the value has a blocked layout."""
         return value in self.channels
 
+    def worth_blocking(self, value: Expr) -> Expr | None:
+        """The value blocked, or None where more than half of each block would be padding."""
+        if self.is_blocked(value):
+            return value
+        shape = getattr(value.ty, "shape", None)
+        if str(value.ty.dtype) != "float32" or shape is None or len(shape.values) != 4:
+            return None
+        channels = shape.values[1]
+        if not isinstance(channels, tirx.IntImm) or 2 * int(channels) < self.block:
+            return None
+        packed = self.blocked(value, int(channels))
+        if packed is not None:
+            self.channels[packed] = int(channels)
+        return packed
+
     def input_in_blocks(self, value: Expr, channels: int, block: int) -> Expr:
         """A convolution's input (N, C / block, H, W, block)."""
         if block == self.block:

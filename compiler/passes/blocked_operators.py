@@ -126,8 +126,8 @@ def _binary_full(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
 
 
 def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
-    value, attrs = call.args[0], call.attrs
-    if not graph.is_blocked(value) or attrs.layout != "NCHW":
+    value, attrs = graph.worth_blocking(call.args[0]), call.attrs
+    if value is None or attrs.layout != "NCHW":
         return None
     options: dict[str, Any] = dict(
         kernel=_pair(attrs.pool_size),
