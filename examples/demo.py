@@ -90,7 +90,7 @@ def print_table(rows: list[Row]) -> None:
         )
     Console(width=100).print(table)
     print("ratio: Athanor's time over ONNX Runtime's; difference: largest, over the output's")
-    print("largest magnitude")
+    print("largest magnitude (the weights of light_resnet50 are constants; the tests draw others)")
     print(
         f"Athanor {athanor.__version__}, ONNX Runtime {onnxruntime.__version__}, "
         f"Python {platform.python_version()}, {processor()}"
