@@ -8,7 +8,7 @@ import tvm_ffi
 from tvm import s_tir
 
 from athanor.schedules import blocks
-from athanor.schedules.compute.conv2d import PAD_KIND
+from athanor.schedules.compute.conv2d import PAD_KIND, PHASES
 
 SBlockRV = s_tir.schedule.SBlockRV
 
@@ -47,32 +47,73 @@ class ConvShape:
         return self.kernel == (1, 1) and same and self.out_width is not None
 
 
-def split_convolution(
-    sch: s_tir.Schedule, kind: str
-) -> tuple[SBlockRV, SBlockRV | None, SBlockRV] | None:
-    """Inline around the block of that KIND -> it, its padding, the one block that stores.
+@dataclass(frozen=True)
+class ConvBlocks:
+    """The blocks of a prim_func around a convolution or pooling."""
 
-    None where there is no such block, where more than these three is left, or where the last does
-    not store one element for each of the product's.
-    """
+    product: SBlockRV
+    pad: SBlockRV | None
+    """What copies the input, if anything."""
+    last: SBlockRV
+    """What stores the product's elements, one for one, with whatever was inlined into it."""
+    rest: SBlockRV | None
+    """A spatial block behind that reads them in another order."""
+
+
+def split_convolution(sch: s_tir.Schedule, kind: str) -> ConvBlocks | None:
+    """Inline around the block of that KIND. None where there is none, or where more is left."""
     leaves = blocks.leaf_blocks(sch)
     if not leaves or any(0 in blocks.extents(sch, block) for block in leaves):
         return None
     found, padding = blocks.find_kind(sch, kind), blocks.find_kind(sch, PAD_KIND)
     if found is None:
         return None
-    conv, pad = found[0], padding[0] if padding else None
-    kept = [sch.get(block).name_hint for block in (conv, pad) if block is not None]
+    product, pad = found[0], padding[0] if padding else None
+    kept = [sch.get(block).name_hint for block in (product, pad) if block is not None]
     others = [block for block in leaves if sch.get(block).name_hint not in kept]
     left = blocks.inline_spatial(sch, others)
     if not left:
-        return conv, pad, sch.cache_write(conv, 0, "global")
+        return ConvBlocks(product, pad, sch.cache_write(product, 0, "global"), None)
     if len(left) > 1 or not blocks.is_spatial(sch, left[0]):
         return None
-    stored, product = sch.get(left[0]).writes[0].source, sch.get(conv).writes[0].source
-    if not tvm_ffi.structural_equal(stored.shape, product.shape):
-        return None
-    return conv, pad, left[0]
+    if _join_phases(sch, product, left[0]) or _same_shape(sch, product, left[0]):
+        return ConvBlocks(product, pad, left[0], None)
+    return ConvBlocks(product, pad, sch.cache_write(product, 0, "global"), left[0])
+
+
+def _same_shape(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV) -> bool:
+    made, stored = (sch.get(block).writes[0].source.shape for block in (product, last))
+    return tvm_ffi.structural_equal(list(made), list(stored))
+
+
+def _join_phases(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV) -> bool:
+    """Let the interleaving block of a transposed convolution run in the order of the phases.
+
+    Only where every phase is used in full: nothing is cut off the result, and its sizes are known.
+    """
+    phases = sch.get(product).annotations.get(PHASES)
+    rows, columns = (int(count) for count in phases) if phases is not None else (1, 1)
+    made, stored = (
+        [blocks.constant(dim) for dim in sch.get(block).writes[0].source.shape]
+        for block in (product, last)
+    )
+    if rows * columns == 1 or None in (*made[1:], *stored[1:]) or len(stored) != 5:
+        return False
+    channels, height, width = made[1] or 0, made[2] or 0, made[3] or 0
+    out_blocks = channels // (rows * columns)
+    if stored[1:4] != [out_blocks, height * rows, width * columns]:
+        return False
+    sch.transform_block_layout(
+        last,
+        lambda n, o, h, w, i: (
+            n,
+            (h % rows * columns + w % columns) * out_blocks + o,
+            h // rows,
+            w // columns,
+            i,
+        ),
+    )
+    return True
 
 
 def read_shape(sch: s_tir.Schedule, conv: SBlockRV, pad: SBlockRV | None) -> ConvShape:

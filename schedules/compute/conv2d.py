@@ -11,6 +11,8 @@ from athanor.schedules.blocks import KIND, constant
 
 PAD_KIND = "conv2d_pad"
 """KIND of the block that surrounds a convolution's input with zeros."""
+PHASES = "athanor.phases"
+"""Block annotation: rows and columns of the grid of images that a convolution's blocks make up."""
 GATHER_BLOCKS = 4
 """Output blocks from which on a strided 1x1 convolution first copies the pixels that it reads."""
 
@@ -133,12 +135,15 @@ def conv2d_blocked(
     strides: Pair = (1, 1),
     padding: Padding = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
+    phases: Pair = (1, 1),
 ) -> te.Tensor:
     """2-D convolution with any groups: data (N, IC / ib, H, W, ib), weight packed by the plan.
 
     Result: (N, ceil(OC / 16), OH, OW, 16), dtype of data, in a block of KIND "conv2d". padding:
     zeros at top, left, bottom, right. Channels past OC are zero. Channels past IC must be finite:
     they meet zeros in the weight; so do, where groups do not fill blocks, neighbouring groups.
+    phases is for `conv2d_transpose_blocked`: the output's blocks are that many images, to be
+    interleaved.
     """
     batch, _, _, _, in_block = data.shape
     blocks, steps, kernel_h, kernel_w, depth, out_block = weight.shape
@@ -163,7 +168,8 @@ def conv2d_blocked(
         return te.sum(value * weight[oc, rc, kh, kw, ri, oi], axis=[rc, kh, kw, ri])
 
     shape = (batch, blocks, out_h, out_w, out_block)
-    return te.compute(shape, element, name="conv2d", attrs={KIND: "conv2d"})
+    attrs = {KIND: "conv2d", PHASES: list(phases)}
+    return te.compute(shape, element, name="conv2d", attrs=attrs)
 
 
 def depthwise_conv2d_blocked(

@@ -8,6 +8,7 @@ from athanor.schedules import blocks
 from athanor.schedules.conv_shape import ConvShape, read_shape, split_convolution
 from athanor.schedules.conv_tasks import CHUNKS, ROWS, Tiling, choose_tiling
 from athanor.schedules.register_tile import divisors, most_pixels
+from athanor.schedules.rules.cpu_elementwise import schedule_spatial
 from athanor.targets.target import TargetSpec
 
 UNROLLED = 64
@@ -47,7 +48,9 @@ class CPUConv2d:
         parts = split_convolution(sch, "conv2d")
         if parts is None:
             return None
-        conv, pad, last = parts
+        conv, pad, last = parts.product, parts.pad, parts.last
+        if parts.rest is not None:
+            schedule_rest(sch, parts.rest, target)
         shape = read_shape(sch, conv, pad)
         tiling = choose_tiling(shape, target)
         if tiling.flat:
@@ -71,6 +74,20 @@ class CPUConv2d:
         for loop in outer[-(3 if tiling.flat else 4) :]:
             sch.unroll(loop)
         return sch
+
+
+def schedule_rest(sch: s_tir.Schedule, block: SBlockRV, target: TargetSpec) -> None:
+    """A spatial block that could not be part of the tile gets loops of its own."""
+    sizes = blocks.extents(sch, block)
+    if None not in sizes:
+        schedule_spatial(sch, block, target)
+        return
+    # Symbolic rows and columns stay apart: TVM fails to bound quotients of a fused symbolic loop.
+    loops = sch.get_loops(block)
+    if len(loops) > 2 and sizes[-1] == target.channel_block:
+        sch.vectorize(loops[-1])
+    known = next((i for i, size in enumerate(sizes) if i and size is None), len(sizes) - 1)
+    sch.parallel(sch.fuse(*loops[:known]) if known > 1 else loops[0])
 
 
 def schedule_padding(

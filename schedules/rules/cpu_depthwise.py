@@ -8,6 +8,7 @@ from athanor.schedules import blocks
 from athanor.schedules.conv_shape import split_convolution
 from athanor.schedules.conv_tasks import PARALLEL_MACS, ROWS, TASKS_PER_CORE
 from athanor.schedules.register_tile import divisors
+from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.targets.target import TargetSpec
 
 TAPS_UNROLLED = 16
@@ -43,7 +44,9 @@ class CPUDepthwise:
         parts = split_convolution(sch, "depthwise_conv2d")
         if parts is None:
             return None
-        conv, pad, last = parts
+        conv, pad, last = parts.product, parts.pad, parts.last
+        if parts.rest is not None:
+            schedule_rest(sch, parts.rest, target)
         sizes = [blocks.constant(axis.dom.extent) for axis in sch.get(conv).iter_vars]
         batch, channels, height, width, block, taps_h, taps_w = sizes
         assert channels and block and taps_h and taps_w, "channels are never symbolic"

@@ -7,6 +7,7 @@ from tvm import s_tir, tirx
 from athanor.schedules import blocks
 from athanor.schedules.conv_shape import split_convolution
 from athanor.schedules.conv_tasks import PARALLEL_MACS, ROWS
+from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.schedules.rules.cpu_depthwise import (
     macs,
     preferred_pixels,
@@ -40,7 +41,9 @@ class CPUPool:
         parts = split_convolution(sch, "pool2d") or split_convolution(sch, "global_pool2d")
         if parts is None:
             return None
-        pool, _, last = parts
+        pool, last = parts.product, parts.last
+        if parts.rest is not None:
+            schedule_rest(sch, parts.rest, target)
         sizes = [blocks.constant(axis.dom.extent) for axis in sch.get(pool).iter_vars]
         batch, channels, height, width, block, _, taps_w = sizes
         assert channels and block, "channels are never symbolic"

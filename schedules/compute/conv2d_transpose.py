@@ -1,0 +1,98 @@
+"""Transposed convolutions as ordinary ones, a set of output channels for each phase."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import te, tirx
+
+from athanor.schedules.compute.conv2d import (
+    Conv2dPlan,
+    Padding,
+    Pair,
+    conv2d_blocked,
+    pack_conv2d_weight,
+    plan_conv2d,
+)
+
+
+def plan_conv2d_transpose(
+    in_channels: int,
+    out_channels: int,
+    kernel: Pair,
+    strides: Pair,
+    dilation: Pair,
+    groups: int,
+    channel_block: int,
+) -> Conv2dPlan | None:
+    """How to run a transposed convolution on blocked data: the plan of the convolution it becomes.
+
+    Output rows i * stride + phase read the same input rows for one phase, with every stride-th tap
+    of the kernel. So each phase is a convolution of stride 1 with a kernel of ceil(K / stride)
+    taps, and the phases are output channels of one convolution; nothing is multiplied by the zeros
+    that the textbook puts between pixels. None, which is plain NCHW: groups or dilation.
+    """
+    if groups != 1 or dilation != (1, 1) or min(strides) < 1:
+        return None
+    blocks = -(-out_channels // channel_block) * strides[0] * strides[1]
+    return plan_conv2d(
+        in_channels, blocks * channel_block, _phase_taps(kernel, strides), 1, channel_block
+    )
+
+
+def pack_conv2d_transpose_weight(weight: np.ndarray, plan: Conv2dPlan, strides: Pair) -> np.ndarray:
+    """Weight IOHW, as ONNX has it -> packed by the plan, blocks of output channels phase by phase.
+
+    Taps are reversed, and zeros fill the phases that have one tap less than others.
+    """
+    in_channels, out_channels, *kernel = weight.shape
+    rows, columns = _phase_taps((kernel[0], kernel[1]), strides)
+    padded_channels = plan.out_channels // (strides[0] * strides[1])
+    full = np.zeros(
+        (padded_channels, in_channels, rows * strides[0], columns * strides[1]), weight.dtype
+    )
+    full[:out_channels, :, : kernel[0], : kernel[1]] = weight.transpose(1, 0, 2, 3)
+    taps = full.reshape(padded_channels, in_channels, rows, strides[0], columns, strides[1])
+    phases = taps[:, :, ::-1, :, ::-1].transpose(3, 5, 0, 1, 2, 4)
+    return pack_conv2d_weight(phases.reshape(plan.out_channels, in_channels, rows, columns), plan)
+
+
+def conv2d_transpose_blocked(
+    data: te.Tensor,
+    weight: te.Tensor,
+    *,
+    plan: Conv2dPlan,
+    kernel: Pair,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    output_padding: Pair = (0, 0),
+) -> te.Tensor:
+    """Transposed convolution: data (N, IC / ib, H, W, ib), weight packed for the plan.
+
+    Result: (N, ceil(OC / 16), OH, OW, 16) with OH = (H - 1) * stride + KH - top - bottom +
+    output_padding: a block of KIND "conv2d" that computes the phases, and one that interleaves
+    them. padding cuts rows and columns off the result.
+    """
+    batch, _, *size, _ = data.shape
+    taps = _phase_taps(kernel, strides)
+    out_size = [
+        (size[i] - 1) * strides[i] + kernel[i] - padding[i] - padding[i + 2] + output_padding[i]
+        for i in (0, 1)
+    ]
+    # Rows of one phase: the input's, and what the kernel and the output's padding reach past it.
+    extra = [(kernel[i] - 1 - padding[i + 2] + output_padding[i]) // strides[i] for i in (0, 1)]
+    around = (taps[0] - 1, taps[1] - 1, extra[0], extra[1])
+    product = conv2d_blocked(data, weight, plan=plan, padding=around, phases=strides)
+    out_blocks = int(weight.shape[0]) // (strides[0] * strides[1])
+
+    def element(n: tirx.Expr, o: tirx.Expr, h: tirx.Expr, w: tirx.Expr, i: tirx.Expr) -> tirx.Expr:
+        row, column = h + padding[0], w + padding[1]
+        phase = row % strides[0] * strides[1] + column % strides[1]
+        block = phase * out_blocks + o
+        return product[n, block, row // strides[0], column // strides[1], i]
+
+    shape = (batch, out_blocks, *out_size, weight.shape[-1])
+    return te.compute(shape, element, name="conv2d_transpose")
+
+
+def _phase_taps(kernel: Pair, strides: Pair) -> Pair:
+    return -(-kernel[0] // strides[0]), -(-kernel[1] // strides[1])
