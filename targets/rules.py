@@ -7,6 +7,7 @@ from tvm import s_tir, tirx
 from athanor.schedules.rule import ScheduleRule, apply_rules
 from athanor.schedules.rules.by_hand import ByHand
 from athanor.schedules.rules.cpu_conv2d import CPUConv2d
+from athanor.schedules.rules.cpu_conv2d_plain import CPUConv2dPlain
 from athanor.schedules.rules.cpu_depthwise import CPUDepthwise
 from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.schedules.rules.cpu_fallback import CPUFallback
@@ -23,6 +24,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     CPUConv2d(),
     CPUDepthwise(),
     CPUPool(),
+    CPUConv2dPlain(),
     CPURecurrent(),
     CPUElementwise(),
     CPUReduction(),

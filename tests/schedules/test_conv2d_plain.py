@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from tvm import tirx, topi
+
+from athanor.schedules.rules.cpu_conv2d_plain import CPUConv2dPlain
+
+from .blocked import convolve
+from .scheduled import NATIVE, check, placeholder, prim_func, random
+
+CASES = [
+    (64, 32, (28, 28), 3, 1, 1, 1, 1),
+    (3, 8, (33, 35), 5, 2, 2, 1, 1),
+    (17, 5, (7, 7), 3, 1, 1, 2, 1),
+    (12, 18, (9, 9), 3, 1, 0, 1, 3),
+    (4, 6, (1, 1), 1, 1, 0, 1, 1),
+    (2, 2, (6, 3), 3, 1, 1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("symbolic", ["", "n", "nhw"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_plain(case, symbolic):
+    in_channels, out_channels, size, kernel, stride, padding, dilation, groups = case
+    data = random(2, in_channels, *size)
+    weight = random(out_channels, in_channels // groups, kernel, kernel)
+    bias = random(out_channels, 1, 1)
+    shape, sizes = list(data.shape), {}
+    for name in symbolic:
+        axis = {"n": 0, "h": 2, "w": 3}[name]
+        sizes[name], shape[axis] = shape[axis], tirx.Var(name, "int64")
+    inputs = [placeholder("data", *shape), placeholder("weight", *weight.shape)]
+    inputs.append(placeholder("bias", *bias.shape))
+    if groups > 1:
+        out = topi.nn.group_conv2d_nchw(*inputs[:2], stride, padding, dilation, groups)
+    else:
+        out = topi.nn.conv2d(*inputs[:2], stride, padding, dilation)
+    out = topi.nn.relu(topi.add(out, inputs[2]))
+    wanted = convolve(data, weight, (stride,) * 2, (padding,) * 4, (dilation,) * 2, groups)
+    wanted = np.maximum(wanted + bias, 0)
+    check(prim_func(inputs, [out]), "CPUConv2dPlain", [data, weight, bias], [wanted], sizes, 2e-5)
+
+
+def test_transposed():
+    data, weight = random(1, 4, 5, 6), random(4, 3, 4, 4)
+    inputs = [placeholder("data", *data.shape), placeholder("weight", *weight.shape)]
+    out = topi.nn.conv2d_transpose_nchw(*inputs, (2, 2), (1, 1, 1, 1), "float32", (0, 0))
+    wide = np.zeros((1, 4, 9, 11), "float32")
+    wide[:, :, ::2, ::2] = data
+    wanted = convolve(wide, weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3), padding=(2, 2, 2, 2))
+    check(prim_func(inputs, [out]), "CPUConv2dPlain", [data, weight], [wanted], tolerance=2e-5)
+
+
+def test_declines_other_sums():
+    data = placeholder("data", 2, 3, 8, 8)
+    assert CPUConv2dPlain().apply(prim_func([data], [topi.sum(data, (1, 2, 3))]), NATIVE) is None
+    pooled = topi.nn.pool2d(data, (2, 2), (2, 2), (1, 1), (0, 0, 0, 0), "avg")
+    assert CPUConv2dPlain().apply(prim_func([data], [pooled]), NATIVE) is None
