@@ -73,7 +73,7 @@ def _is_convolution(sch: s_tir.Schedule, block: SBlockRV) -> bool:
         len(buffers) == 3
         and all(len(buffer.shape) == 4 for buffer in buffers)
         and isinstance(value, tirx.Add)
-        and isinstance(value.b, tirx.Mul)
+        and isinstance(getattr(value, "b", None), tirx.Mul)
     )
 
 
