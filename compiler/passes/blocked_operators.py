@@ -9,7 +9,7 @@ from tvm import relax, te
 from tvm.ir import Call, Expr
 
 from athanor.compiler.passes.rewrite import op_name, static_shape
-from athanor.schedules.compute import conv2d, pool2d
+from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d
 
 if TYPE_CHECKING:
     from athanor.compiler.passes.block_layouts import LayoutRewriter
@@ -88,6 +88,44 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
 
     compute = depthwise if plan.kind == "depthwise" else dense
     made = graph.call(compute, source, packed, hint="conv2d")
+    return graph.emit_blocked(made, out_channels, name)
+
+
+def _transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    data, weight = call.args
+    weights, attrs = graph.constant(weight), call.attrs
+    if weights is None or str(weight.ty.dtype) != "float32" or weights.ndim != 4:
+        return None
+    if attrs.data_layout != "NCHW" or attrs.kernel_layout != "IOHW":
+        return None
+    in_channels, out_channels, *kernel = weights.shape
+    strides = _pair(attrs.strides)
+    plan = conv2d_transpose.plan_conv2d_transpose(
+        in_channels,
+        out_channels,
+        (kernel[0], kernel[1]),
+        strides,
+        _pair(attrs.dilation),
+        int(attrs.groups),
+        graph.block,
+    )
+    if plan is None:
+        return None
+    source = graph.input_in_blocks(data, in_channels, plan.in_block)
+    packed = conv2d_transpose.pack_conv2d_transpose_weight(weights, plan, strides)
+
+    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        return conv2d_transpose.conv2d_transpose_blocked(
+            x,
+            w,
+            plan=plan,
+            kernel=(kernel[0], kernel[1]),
+            strides=strides,
+            padding=_padding(attrs.padding),
+            output_padding=_pair(attrs.output_padding),
+        )
+
+    made = graph.call(compute, source, relax.const(packed, "float32"), hint="conv2d_transpose")
     return graph.emit_blocked(made, out_channels, name)
 
 
@@ -186,6 +224,7 @@ BLOCKED_OPERATORS: dict[str, Rewrite] = {
     "relax.nn.adaptive_avg_pool2d": _global_average,
     "relax.nn.avg_pool2d": _pool,
     "relax.nn.conv2d": _convolution,
+    "relax.nn.conv2d_transpose": _transposed_convolution,
     "relax.nn.max_pool2d": _pool,
     **{f"relax.{name}": _unary for name in _UNARY},
     **{f"relax.{name}": _unary_full for name in _UNARY_FULL},
