@@ -81,7 +81,10 @@ def input_shapes(
                     f"shapes: input {name!r} sets dimension {have!r} to {wanted!r}, "
                     f"another input to {renamed[have]!r}"
                 )
-    return {name: [renamed.get(d, d) for d in dims] for name, dims in declared.items()}
+    return {
+        name: [renamed.get(dim, dim) if isinstance(dim, str) else dim for dim in dims]
+        for name, dims in declared.items()
+    }
 
 
 def _declared_dims(

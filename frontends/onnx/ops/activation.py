@@ -144,10 +144,10 @@ def clip(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     """
     x = inputs[0]
     known = [node.known[i] if node.has_input(i, inputs) else None for i in (1, 2)]
-    bounds = [k.elements.item() if k is not None and k.is_constant else None for k in known]
+    bounds = [float(k.elements.item()) for k in known if k is not None and k.is_constant]
     present = [node.has_input(i, inputs) for i in (1, 2)]
-    if is_float(x) and present == [True, True] and None not in bounds and bounds[0] <= bounds[1]:
-        return _clip(x, *bounds)
+    if is_float(x) and len(bounds) == 2 and bounds[0] <= bounds[1]:
+        return _clip(x, bounds[0], bounds[1])
     if present[0]:
         x = builder.emit(R.maximum(x, inputs[1]))
     if present[1]:

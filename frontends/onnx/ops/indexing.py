@@ -37,7 +37,7 @@ def gather(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     axis = node.axis("axis", len(dims), 0)
     known = node.known[1]
     checked = known is not None and known.is_constant and not is_symbolic(dims[axis])
-    if checked:
+    if known is not None and checked:
         values = np.asarray(known.elements, dtype=np.int64)
         extent = dims[axis]
         if np.any((values < -extent) | (values >= extent)):

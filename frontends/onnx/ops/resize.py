@@ -98,6 +98,7 @@ def resize(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     if given is None or len(given) != len(chosen):
         raise node.error(f"scales or sizes need one value for each of the {len(chosen)} axes")
     plan: list[_Axis] = []
+    wanted: list[tuple[int, float]] = []
     if scales is None:
         wanted = _keep_aspect(node, [dims[a] for a in chosen], [int(v) for v in given])
     for position, axis in enumerate(chosen):

@@ -108,9 +108,10 @@ def _scatter(
     indices = cast(inputs[1], "int64", builder)
     updates = cast(inputs[2], dtype_of(x), builder)
     flat = [reshape(v, [n], builder) for v, n in zip((x, indices, updates), counts, strict=True)]
-    kernel = builder.add_func(
-        _scatter_kernel(*counts, dtype_of(x), place, _COMBINE[reduction]), "scatter"
-    )
+    size, index_count, update_count = counts
+    combine = _COMBINE[reduction]
+    function = _scatter_kernel(size, index_count, update_count, dtype_of(x), place, combine)
+    kernel = builder.add_func(function, "scatter")
     call = relax.call_tir(kernel, flat, relax.TensorType([counts[0]], dtype_of(x)))
     return cast(reshape(builder.emit(call), dims, builder), dtype, builder)
 
