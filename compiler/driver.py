@@ -90,8 +90,9 @@ def build_artifact(
         report("link", 0, 1)
         code = link_shared([host.result(), *kernels.objects], work, target)
     metadata = describe(imported, program, plan, target, kernels)
-    if weights_beside is None:
-        weights_beside = metadata["weights_bytes"] > WEIGHTS_BESIDE_BYTES
+    beside = weights_beside
+    if beside is None:
+        beside = bool(metadata["weights_bytes"] > WEIGHTS_BESIDE_BYTES)
     append_payload(
         code,
         weight_bytes(program),
@@ -99,7 +100,7 @@ def build_artifact(
         triple=target.triple,
         cpu_features=target.cpu_features,
         output=work / "model.so",
-        weights_beside=weights_beside,
+        weights_beside=beside,
     )
     report("done", 1, 1)
     return Artifact(folder, work / "model.so", metadata)

@@ -174,10 +174,20 @@ class _Extractor:
         if isinstance(expr, relax.Tuple):
             return [self.value(item) for item in expr.fields]
         if isinstance(expr, relax.TupleGetItem):
-            return self.value(expr.tuple_value)[expr.index]
+            return self.parts(expr.tuple_value)[expr.index]
         if isinstance(expr, GenericConst):
             return self.constant(expr)
         raise AssertionError(f"no lowering for {type(expr).__name__} left in main: {expr}")
+
+    def tensor(self, expr: relax.Expr) -> Tensor:
+        value = self.value(expr)
+        assert isinstance(value, Tensor), f"a tuple where a tensor is due: {expr}"
+        return value
+
+    def parts(self, expr: relax.Expr) -> list:
+        value = self.value(expr)
+        assert isinstance(value, list), f"a tensor where a tuple is due: {expr}"
+        return value
 
     def constant(self, expr: GenericConst) -> Tensor:
         for known, tensor in self.constant_tensors:
@@ -193,7 +203,7 @@ class _Extractor:
         arguments = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else [call.args[1]]
         tensors = [arg for arg in arguments if not _is_scalar(arg)]
         explicit = [arg for arg in arguments if _is_scalar(arg)]
-        inputs = [self.value(arg) for arg in tensors]
+        inputs = [self.tensor(arg) for arg in tensors]
         (out_ty,) = call.ty_args
         many = isinstance(out_ty, TupleType)
         types = list(out_ty.fields) if many else [out_ty]
@@ -211,7 +221,7 @@ class _Extractor:
         whole = _tensor(binding.var.name, binding.var.ty)
         written = {id(t.root()[0]) for step in self.steps for t in step_writes(step)}
         offset = 0
-        for part in self.value(binding.value.args[0]):
+        for part in self.parts(binding.value.args[0]):
             root, inner = part.root()
             size = part.static_bytes
             assert size is not None, "concat of symbolic parts must be legalized"

@@ -23,5 +23,5 @@ def weight_bytes(program: Program) -> Iterator[memoryview | bytes]:
     """The weights section piece by piece, each constant padded to its successor's offset."""
     for tensor in program.constants():
         array = np.ascontiguousarray(tensor.constant)
-        yield memoryview(array.reshape(-1).view(np.uint8)) if array.size else b""
+        yield array.reshape(-1).view(np.uint8).data if array.size else b""
         yield bytes(align(array.nbytes) - array.nbytes)

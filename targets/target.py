@@ -57,7 +57,11 @@ class TargetSpec:
     @property
     def tvm(self) -> Target:
         """The TVM target, its own host."""
-        target = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
+        target: dict[str, str | list[str]] = {
+            "kind": "llvm",
+            "mtriple": self.triple,
+            "mcpu": self.mcpu,
+        }
         if self.mattr:
             target["mattr"] = list(self.mattr)
         return Target(target, host=target)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tvm
 from tvm import relax
 from tvm.ir import Call, Expr, GenericConst, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, constant_array, op_name, static_shape
+from athanor.compiler.passes.rewrite import (
+    GraphRewriter,
+    call_of,
+    constant_array,
+    op_name,
+    static_shape,
+)
 
 _CONVOLUTIONS = {"relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"}
 
@@ -35,7 +43,7 @@ class _Rewriter(GraphRewriter):
         new = super().substitute(expr)
         if isinstance(new, relax.TupleGetItem):
             made = self.definition.get(new.tuple_value)
-            if isinstance(made, relax.Tuple):
+            if made is not None and isinstance(made, relax.Tuple):
                 return made.fields[new.index]
         return new
 
@@ -98,17 +106,16 @@ class _Rewriter(GraphRewriter):
         definition = self.definition.get(value)
         if definition is None or self.used_elsewhere(value):
             return None
-        if op_name(definition) in _CONVOLUTIONS:
-            ok = isinstance(definition.args[1], GenericConst)
-            return (definition, None) if ok else None
-        if op_name(definition) == "relax.add":
-            inner = self.definition.get(definition.args[0])
-            bias = self.per_channel(definition.args[0], definition.args[1])
-            if op_name(inner) in _CONVOLUTIONS and bias is not None:
-                if self.used_elsewhere(definition.args[0]):
-                    return None
-                return (inner, bias) if isinstance(inner.args[1], GenericConst) else None
-        return None
+        made, bias = call_of(definition, *_CONVOLUTIONS), None
+        addition = call_of(definition, "relax.add")
+        if addition is not None:
+            inner = addition.args[0]
+            bias = self.per_channel(inner, addition.args[1])
+            if bias is not None and not self.used_elsewhere(inner):
+                made = call_of(self.definition.get(inner), *_CONVOLUTIONS)
+        if made is None or not isinstance(made.args[1], GenericConst):
+            return None
+        return made, bias
 
     def used_elsewhere(self, value: Expr) -> bool:
         """Whether more than one reader needs the value as it is."""
@@ -117,7 +124,7 @@ class _Rewriter(GraphRewriter):
     def per_channel(self, value: Expr, other: Expr) -> np.ndarray | None:
         """One number per channel of `value` where `other` is a constant that broadcasts so."""
         shape, array = static_shape(other), self.constant(other)
-        full = getattr(value.ty, "shape", None)
+        full: Any = getattr(value.ty, "shape", None)
         if array is None or shape is None or not isinstance(full, relax.ShapeExpr):
             return None
         rank = len(full.values)

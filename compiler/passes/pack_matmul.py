@@ -7,7 +7,7 @@ import tvm_ffi
 from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, op_name
+from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
 from athanor.schedules.compute import matmul
 from athanor.targets import TargetSpec
 
@@ -70,8 +70,8 @@ class _Rewriter(GraphRewriter):
 
     def swaps_last_axes(self, value: Expr) -> bool:
         """Whether `value` is a transpose of its last two axes."""
-        made = self.definition.get(value)
-        if op_name(made) != "relax.permute_dims" or made.attrs.axes is None:
+        made = call_of(self.definition.get(value), "relax.permute_dims")
+        if made is None or made.attrs.axes is None:
             return False
         rank = len(made.attrs.axes)
         axes = [int(axis) % rank for axis in made.attrs.axes]

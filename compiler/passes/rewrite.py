@@ -110,6 +110,11 @@ def op_name(expr: Expr) -> str | None:
     return None
 
 
+def call_of(expr: Expr | None, *names: str) -> Call | None:
+    """`expr` where it is a call of one of these operators, else None."""
+    return expr if expr is not None and op_name(expr) in names else None
+
+
 def constant_array(expr: GenericConst) -> np.ndarray:
     """A constant's data as an array, without a copy where NumPy has the type."""
     try:
@@ -123,8 +128,8 @@ def static_shape(expr: Expr) -> tuple[int, ...] | None:
     shape = getattr(expr.ty, "shape", None)
     if shape is None:
         return None
-    dims = [int(dim) if isinstance(dim, tvm.tirx.IntImm) else None for dim in shape.values]
-    return None if None in dims else tuple(dims)
+    dims = [int(dim) for dim in shape.values if isinstance(dim, tvm.tirx.IntImm)]
+    return tuple(dims) if len(dims) == len(shape.values) else None
 
 
 def _count_uses(main: relax.Function) -> dict[Expr, int]:

@@ -7,7 +7,7 @@ import tvm_ffi
 from tvm import relax
 from tvm.ir import Call, Expr, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, op_name
+from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
 
 _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")
 
@@ -37,9 +37,9 @@ class _Rewriter(GraphRewriter):
         if not moves_nothing or not isinstance(old.ty.shape, relax.ShapeExpr):
             return None
         source = call.args[0]
-        definition = self.definition.get(source)
-        if op_name(definition) == "relax.reshape":
-            source = definition.args[0]
+        earlier = call_of(self.definition.get(source), "relax.reshape")
+        if earlier is not None:
+            source = earlier.args[0]
         if not isinstance(source.ty.shape, relax.ShapeExpr):
             return None
         if tvm_ffi.structural_equal(source.ty.shape, old.ty.shape):
