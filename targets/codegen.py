@@ -1,10 +1,10 @@
 """Scheduled prim_funcs -> object code.
 
-A kernel becomes a plain C function: data pointers in parameter order, then the symbolic dimensions
-as int64_t, returning 0 or an error code. TVM's packed calling convention is left out on purpose:
-its argument checks cost more than small kernels compute, and the loader has checked the inputs by
-then. What is left to resolve in such an object is one pointer, `__TVMBackendParallelLaunch`, and
-two for scratch memory where a kernel has any.
+A kernel becomes a plain C function: data pointers in parameter order, then scalar parameters, then
+the symbolic dimensions as int64_t, returning 0 or an error code. TVM's packed calling convention
+is left out on purpose: its argument checks cost more than small kernels compute, and the loader
+has checked the inputs by then. What is left to resolve in such an object is one pointer,
+`__TVMBackendParallelLaunch`, and two for scratch memory where a kernel has any.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ def lower_kernel(name: str, func: tirx.PrimFunc, target: TargetSpec) -> tirx.Pri
     with tvm.transform.PassContext(config=config):
         mod = _lowering(target)(mod)
     lowered = mod[name]
-    parameters, declarations = [], []
+    pointers, scalars, declarations = [], [], []
     for param in lowered.params:
         if is_buffer_var(param):
             pointer = tirx.Var(f"{param.name}_ptr", buffer_data_pointer_type(param))
             declarations.append(tirx.DeclBuffer(param, data=pointer))
-            parameters.append(pointer)
+            pointers.append(pointer)
         else:
-            parameters.append(param)
-    parameters += symbolic_parameters(func)
+            scalars.append(param)
+    parameters = [*pointers, *scalars, *symbolic_parameters(func)]
     success = tirx.Return(tirx.IntImm("int32", 0))
     body = tirx.SeqStmt([*declarations, lowered.body, success])
     # Scratch memory is asked for on a device, which packed functions read from their arguments.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tvm
-from tvm import relax, topi
+from tvm import relax, te, tirx
 from tvm.ir import Call, Expr, IRModule
 
 from athanor.compiler.passes.rewrite import GraphRewriter, op_name, static_shape
@@ -36,10 +36,36 @@ class _Rewriter(GraphRewriter):
         shapes = [static_shape(part) for part in parts.fields]
         if all(shape is not None and _leads(shape, axis) for shape in shapes):
             return None
+        dims = list(old.ty.shape.values)
         made = self.call(
-            lambda *tensors: topi.concatenate(tensors, axis), *parts.fields, hint="concat"
+            lambda *tensors: _concatenate(tensors, axis % len(dims), dims),
+            *parts.fields,
+            hint="concat",
         )
         return self.emit(made, name)
+
+
+def _concatenate(tensors: tuple[te.Tensor, ...], axis: int, dims: list[Expr]) -> te.Tensor:
+    """The parts one behind the other; `dims` as Relax writes them.
+
+    TOPI adds up the sizes itself, and where symbols are among them FuseTIR does not see that its
+    sum and Relax's are the same.
+    """
+    ends = [tensors[0].shape[axis]]
+    for tensor in tensors[1:-1]:
+        ends.append(ends[-1] + tensor.shape[axis])
+
+    def element(*index: Expr) -> Expr:
+        def part(number: int) -> Expr:
+            start = ends[number - 1] if number else 0
+            return tensors[number](*index[:axis], index[axis] - start, *index[axis + 1 :])
+
+        value = part(len(tensors) - 1)
+        for number in reversed(range(len(tensors) - 1)):
+            value = tirx.if_then_else(index[axis] < ends[number], part(number), value)
+        return value
+
+    return te.compute(dims, element, name="concat")
 
 
 def _leads(shape: tuple[int, ...], axis: int) -> bool:
