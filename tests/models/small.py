@@ -181,3 +181,30 @@ def tagger(batch=1, length="length", hidden=20):
         {"input_ids": (TensorProto.INT64, [batch, length])},
         {"tags": (TensorProto.FLOAT, [batch, length, 7])},
     )
+
+
+def decoder(batch="batch", length="length", hidden=32, heads=2, vocabulary=40):
+    """A GPT: causal mask by run-time shapes, rotary halves concatenated, tied projection."""
+    g = Graph(5)
+    shape = g.op("Shape", "input_ids")
+    size = g.op("Gather", shape, g.const([1], np.int64))
+    square = g.op("Concat", size, size, axis=0)
+    ones = g.op("Expand", g.const(1.0, np.float32), square)
+    above = g.op("Sub", ones, g.op("Trilu", ones, upper=0))
+    mask = g.op("Mul", above, g.const(-1e9, np.float32))
+    table = g.weight(vocabulary, hidden, scale=1.0)
+    x = g.op("Gather", table, "input_ids")
+    places = g.op("Range", g.const(0, np.int64), g.op("Squeeze", size), g.const(1, np.int64))
+    x = g.op("Add", x, g.op("Gather", g.weight(64, hidden, scale=0.5), places))
+    for _ in range(2):
+        x = g.op("Add", x, attention(g, norm(g, x, hidden), hidden, heads, mask))
+        left, right = g.op("Split", norm(g, x, hidden), outputs=2, axis=-1, num_outputs=2)
+        turned = g.op("Concat", g.op("Neg", right), left, axis=-1)
+        inner = g.op("Mul", g.linear(turned, hidden, 64), g.op("Sigmoid", g.linear(x, hidden, 64)))
+        x = g.op("Add", x, g.linear(inner, 64, hidden))
+    g.op("MatMul", norm(g, x, hidden), g.op("Transpose", table, perm=[1, 0]))
+    g.nodes[-1].output[0] = "logits"
+    return g.model(
+        {"input_ids": (TensorProto.INT64, [batch, length])},
+        {"logits": (TensorProto.FLOAT, [batch, length, vocabulary])},
+    )

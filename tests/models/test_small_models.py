@@ -30,6 +30,11 @@ CASES = {
     ),
     "mobile_net": (small.mobile_net, [image(1, 3, 29, 31), image(3, 3, 29, 31)]),
     "unet": (small.unet, [image(1, 3, 18, 22)]),
+    "decoder": (small.decoder, [tokens(1, 1, 40), tokens(2, 9, 40), tokens(1, 33, 40)]),
+    "tagger_of_batches": (
+        lambda: small.tagger(batch="batch"),
+        [tokens(1, 1, 30), tokens(2, 3, 30), tokens(3, 2, 30)],
+    ),
     "tagger": (small.tagger, [tokens(1, 1, 30), tokens(1, 9, 30), tokens(1, 50, 30)]),
 }
 
