@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define ATHANOR_ABI_VERSION 1u
+#define ATHANOR_ABI_VERSION 2u
 
 /* Marks a dimension of an output that is known only after the run (data-dependent). */
 #define ATHANOR_DIM_DATA_DEPENDENT INT64_MIN
@@ -40,6 +40,10 @@ typedef struct {
   void *(*output)(AthanorRun *run, int32_t index, int32_t ndim, const int64_t *shape);
   /* Sets the calling thread's error text; copied. */
   void (*set_error)(const char *message);
+  /* 64-byte aligned memory for a value whose size the run has computed, until run_free or the end
+   * of the run; NULL with an error text when there is none. Run_free takes NULL too. */
+  void *(*run_alloc)(AthanorRun *run, uint64_t size_bytes);
+  void (*run_free)(AthanorRun *run, void *pointer);
 } AthanorServices;
 
 /* One run: all pointers stay valid until `run` returns. */

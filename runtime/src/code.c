@@ -13,6 +13,14 @@ static void *service_output(AthanorRun *run, int32_t index, int32_t ndim, const 
   return ath_session_output(run->session, index, ndim, shape);
 }
 
+static void *service_run_alloc(AthanorRun *run, uint64_t size_bytes) {
+  return ath_block_alloc(ath_session_blocks(run->session), size_bytes);
+}
+
+static void service_run_free(AthanorRun *run, void *pointer) {
+  ath_block_free(ath_session_blocks(run->session), pointer);
+}
+
 static const AthanorServices services = {
     .abi_version = ATHANOR_ABI_VERSION,
     .size_bytes = sizeof(AthanorServices),
@@ -21,6 +29,8 @@ static const AthanorServices services = {
     .workspace_free = ath_workspace_free,
     .output = service_output,
     .set_error = ath_set_error,
+    .run_alloc = service_run_alloc,
+    .run_free = service_run_free,
 };
 
 const AthanorServices *ath_services(void) { return &services; }

@@ -49,6 +49,12 @@ typedef struct {
 bool ath_buffer_reserve(AthBuffer *buffer, uint64_t size_bytes);
 void ath_buffer_free(AthBuffer *buffer);
 
+/* run_memory.c: a list of blocks, each 64-byte aligned. */
+typedef struct AthBlock AthBlock;
+void *ath_block_alloc(AthBlock **blocks, uint64_t size_bytes); /* NULL with an error text */
+void ath_block_free(AthBlock **blocks, void *pointer);         /* NULL is no block */
+void ath_block_free_all(AthBlock **blocks);
+
 /* workspace.c: scratch memory of kernels, a stack for each thread. */
 void *ath_workspace_alloc(uint64_t size_bytes);
 int ath_workspace_free(void *pointer);
@@ -119,6 +125,8 @@ const AthanorServices *ath_services(void);
 /* session.c: memory of a data-dependent output of the run under way. */
 void *ath_session_output(AthanorSession *session, int32_t index, int32_t ndim,
                          const int64_t *shape);
+/* The blocks that its run has allocated. */
+AthBlock **ath_session_blocks(AthanorSession *session);
 
 /* tensor.c; `kind` is "input" or "output" */
 size_t ath_itemsize(DLDataType dtype);

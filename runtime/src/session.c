@@ -14,6 +14,7 @@ struct AthanorSession {
   atomic_flag busy;
   bool uses_pool;
   AthBuffer arena;
+  AthBlock *blocks; /* of values whose size the run tells; empty between runs */
   AthBuffer *outputs; /* memory of those outputs that the session owns */
   void **input_data, **output_data;
   int64_t *symbols;
@@ -204,6 +205,8 @@ void *ath_session_output(AthanorSession *session, int32_t index, int32_t ndim,
   return session->output_data[index] = session->outputs[index].data;
 }
 
+AthBlock **ath_session_blocks(AthanorSession *session) { return &session->blocks; }
+
 static AthanorStatus execute(AthanorSession *session) {
   if (!ath_buffer_reserve(&session->arena, session->arena_bytes))
     return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of intermediate results",
@@ -224,6 +227,7 @@ static AthanorStatus execute(AthanorSession *session) {
   const int result = session->model->descriptor->run(&run);
   ath_parallel = outer;
   ath_workspace_reset(depth);
+  ath_block_free_all(&session->blocks);
   if (!result) return ATHANOR_OK;
   char reason[ATH_ERROR_BYTES - 128];
   snprintf(reason, sizeof reason, "%s", athanor_last_error());
