@@ -150,6 +150,13 @@ def loads(stmt: tirx.Stmt | tirx.Expr) -> list[ir.TensorLoad]:
     return found
 
 
+def has_conditions(stmt: tirx.Stmt) -> bool:
+    """Whether a value is guarded, as padding is: `if_then_else(inside, data[...], 0)`."""
+    found: list[ir.Call] = []
+    tvm_ffi.structural_walk(stmt, (ir.Call, lambda call: found.append(call)))
+    return any(getattr(call.op, "name", "").endswith("if_then_else") for call in found)
+
+
 def inline_spatial(
     sch: s_tir.Schedule, leaves: list[s_tir.schedule.SBlockRV]
 ) -> list[s_tir.schedule.SBlockRV]:

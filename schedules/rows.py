@@ -330,8 +330,11 @@ def _finish(
         _vectorize_short(sch, _fuse(sch, spatial), target)
     if _has_predicate(sch, block):
         sch.annotate(reduced[-1], "pragma_loop_partition_hint", 1)
-    if blocks.constant(sch.get(reduced[-1]).extent) in range(2, 17):
-        sch.unroll(reduced[-1])  # constant indices: partial results stay in registers
+    short = blocks.constant(sch.get(reduced[-1]).extent) in range(2, 17)
+    # Constant indices: partial results stay in registers. Where a loop is cut at its guards, and
+    # those depend on the row, its parts have no constant length.
+    if short and not (_has_predicate(sch, block) and blocks.has_conditions(sch.get(block).body)):
+        sch.unroll(reduced[-1])
     start = sch.decompose_reduction(block, reduced[0])
     after = [loop for loop in sch.get_loops(start)[place:] if not _is_unit(sch, loop)]
     if after:

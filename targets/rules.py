@@ -15,6 +15,7 @@ from athanor.schedules.rules.cpu_matmul import CPUMatmul
 from athanor.schedules.rules.cpu_pool import CPUPool
 from athanor.schedules.rules.cpu_recurrent import CPURecurrent
 from athanor.schedules.rules.cpu_reduction import CPUReduction
+from athanor.schedules.rules.cpu_window import CPUWindow
 from athanor.targets.codegen import lower_kernel
 from athanor.targets.target import TargetSpec
 
@@ -27,6 +28,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     CPUConv2dPlain(),
     CPURecurrent(),
     CPUElementwise(),
+    CPUWindow(),
     CPUReduction(),
     CPUFallback(),
 )

@@ -135,3 +135,14 @@ def test_declines_elementwise_and_empty():
     x, empty = placeholder("x", 4, 8), placeholder("e", 4, 0)
     assert CPUReduction().apply(prim_func([x], [topi.nn.relu(x)]), NATIVE) is None
     assert CPUReduction().apply(prim_func([empty], [topi.sum(empty, 1)]), NATIVE) is None
+
+
+@pytest.mark.parametrize("extent", [9, 12, 70])
+def test_guards_that_depend_on_the_row(extent):
+    """A guarded loop is cut where its guard changes: no part of it has a constant length."""
+    x, a = placeholder("x", 5, extent), random(5, extent)
+    k = te.reduce_axis((0, extent), "k")
+    zero = tirx.const(0, "float32")
+    total = te.compute((5,), lambda i: te.sum(tirx.if_then_else(k <= 3 * i, x[i, k], zero), k))
+    wanted = np.array([a[i, : 3 * i + 1].sum() for i in range(5)], "float32")
+    check(prim_func([x], [total]), "CPUReduction", [a], [wanted])

@@ -1,0 +1,90 @@
+"""CPU schedule of pooling in NCHW, and whatever else reduces windows that slide along rows."""
+
+from __future__ import annotations
+
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from athanor.schedules import blocks
+from athanor.targets.target import TargetSpec
+
+
+class CPUWindow:
+    """One window at a time; the columns whose windows lie in the border apart from the others.
+
+        for row in parallel(all axes but the last):
+            for column:                         # first and last columns peeled where padded
+                acc = start                     # a register
+                for window: acc = f(acc, data[...])
+                out = epilogue(acc)
+
+    LLVM unrolls the small windows and takes several columns at once where that is right. In
+    blocks of channels (`CPUPool`) pooling is faster; this is for the few channels of an image and
+    for windows over sequences and volumes.
+
+    Matches: one reduction of one tensor, with constant windows over the last axis at least, and
+    spatial blocks before and behind it that end in one output; other sizes may be symbolic.
+    Declines (None): anything else.
+    """
+
+    def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule | None:
+        """See the class."""
+        sch = blocks.open_schedule(func)
+        leaves = blocks.leaf_blocks(sch)
+        if not leaves or any(0 in blocks.extents(sch, block) for block in leaves):
+            return None
+        found = [block for block in leaves if "R" in blocks.iterator_kinds(sch, block)]
+        if len(found) != 1 or blocks.KIND in sch.get(found[0]).annotations:
+            return None
+        window = found[0]
+        if not _slides(sch, window):
+            return None
+        result = sch.get(window).writes[0].source
+        last = window
+        if sch.get_consumers(window):
+            if any(result.same_as(param) for param in func.params):
+                return None  # an output of its own
+            last = blocks.inline_epilogue(sch, window)
+        if last is None:
+            return None
+        left = blocks.inline_spatial(sch, blocks.leaf_blocks(sch) or [])
+        kept = [window] if blocks.same(sch, last, window) else [window, last]
+        if len(left) != len(kept):
+            return None
+        padded = blocks.has_conditions(sch.get(window).body)
+        *rows, column = sch.get_loops(last)[: blocks.iterator_kinds(sch, last).count("S")]
+        if len(kept) == 2:
+            sch.compute_at(window, column)
+            sch.set_scope(window, 0, "local")
+        if padded and blocks.constant(sch.get(column).extent) is not None:
+            sch.annotate(column, "pragma_loop_partition_hint", 1)
+        if rows:
+            sch.parallel(sch.fuse(*rows) if len(rows) > 1 else rows[0])
+        reduced = blocks.iterator_kinds(sch, window).count("R")
+        sch.decompose_reduction(window, sch.get_loops(window)[-reduced])
+        return sch
+
+
+def _slides(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
+    """Whether a reduction reads one tensor, in windows that move with its last spatial axis."""
+    stmt = sch.get(block)
+    kinds = blocks.iterator_kinds(sch, block)
+    spatial, reduced = kinds.rstrip("R"), kinds[len(kinds.rstrip("R")) :]
+    if not reduced or set(spatial) != {"S"} or stmt.init is None or len(stmt.writes) != 1:
+        return False
+    variables = [iterator.var for iterator in stmt.iter_vars]
+    taps = variables[len(spatial) :]
+    if any(blocks.constant(i.dom.extent) is None for i in stmt.iter_vars[len(spatial) :]):
+        return False
+    written = stmt.writes[0].source
+    reads = [load for load in blocks.loads(stmt.body) if not load.source.same_as(written)]
+    return len(reads) == 1 and any(
+        _uses(index, variables[len(spatial) - 1]) and any(_uses(index, tap) for tap in taps)
+        for index in reads[0].indices
+    )
+
+
+def _uses(index: tirx.Expr, variable: tirx.Var) -> bool:
+    found: list[tirx.Var] = []
+    tvm_ffi.structural_walk(index, (tirx.Var, lambda var: found.append(var)))
+    return any(var.same_as(variable) for var in found)
