@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import IRModule, PrimType
 from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
@@ -86,12 +87,43 @@ def build_kernels(kernels: dict[str, tirx.PrimFunc], target: TargetSpec) -> Kern
     """Lowered kernels -> one object. Blocks, but holds no lock of Python's while LLVM works."""
     mod = IRModule(dict(kernels))
     t = tirx.transform
+    mod = KeepOnStack()(mod)
     # Storage of narrow floats is rewritten behind plain pointers only, so not in lower_kernel.
     storage = [t.FP8StorageLegalize(), t.BF16StorageLegalize()]
     finish = [LowerMath(), *storage, t.LowerTVMBuiltin(), t.LowerIntrin()]
     mod = tvm.transform.Sequential(finish)(mod)
     build = tvm.get_global_func("target.build.llvm")
     return KernelObject(build(mod, target.tvm))
+
+
+_STACK_BYTES = 4096
+"""Largest scratch buffer that stays on the stack. TVM's own limit of 1 KiB is less than a register
+tile of 32 512-bit accumulators: on the heap, LLVM can't keep them in registers, and every
+multiply-add becomes a load and a store."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="KeepOnStack")
+class KeepOnStack:
+    """Mark scratch buffers of at most _STACK_BYTES, so that LowerTVMBuiltin leaves them alone."""
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """See the class."""
+
+        def mark(alloc: tirx.AllocBuffer) -> tirx.AllocBuffer:
+            size_bytes = tvm.DataType(str(alloc.buffer.dtype)).itemsize
+            for dim in alloc.buffer.shape:
+                if not isinstance(dim, tirx.IntImm):
+                    return alloc
+                size_bytes *= int(dim)
+            if size_bytes > _STACK_BYTES:
+                return alloc
+            flag = {"disable_lower_builtin": tirx.IntImm("bool", 1)}
+            return tirx.AllocBuffer(alloc.buffer, annotations={**alloc.annotations, **flag})
+
+        for variable, func in mod.functions_items():
+            body = tvm_ffi.structural_map(func.body, (tirx.AllocBuffer, mark), order="post")
+            mod[variable] = func.with_body(body)
+        return mod
 
 
 def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
