@@ -32,7 +32,19 @@ def conv(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     kernel_shape, pads (begins, then ends), strides.
     Source: https://onnx.ai/onnx/operators/onnx__Conv.html
     """
-    x, weight = inputs[0], inputs[1]
+    x, dtype = inputs[0], dtype_of(inputs[0])
+    wide = accumulation_dtype(dtype)
+    result = convolution(node, x, inputs[1], wide)
+    if wide != dtype:
+        result = R.astype(builder.emit(result), dtype)
+    if not node.has_input(2, inputs):
+        return result
+    bias = per_channel(inputs[2], rank_of(x), builder)
+    return R.add(builder.emit(result), bias)
+
+
+def convolution(node: Node, x: relax.Expr, weight: relax.Expr, out_dtype: str) -> relax.Expr:
+    """The sums of a node with Conv's attributes, in `out_dtype`, without a bias."""
     spatial = rank_of(x) - 2
     if spatial not in _CONV:
         raise node.error(f"{spatial} spatial dimensions; 1, 2 and 3 are supported")
@@ -52,9 +64,7 @@ def conv(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
             f"need {per_group * group}"
         )
     data_layout, kernel_layout = _LAYOUT[spatial]
-    dtype = dtype_of(x)
-    wide = accumulation_dtype(dtype)
-    result = _CONV[spatial](
+    return _CONV[spatial](
         x,
         weight,
         strides=strides,
@@ -63,14 +73,8 @@ def conv(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         groups=group,
         data_layout=data_layout,
         kernel_layout=kernel_layout,
-        out_dtype=wide,
+        out_dtype=out_dtype,
     )
-    if wide != dtype:
-        result = R.astype(builder.emit(result), dtype)
-    if not node.has_input(2, inputs):
-        return result
-    bias = per_channel(inputs[2], rank_of(x), builder)
-    return R.add(builder.emit(result), bias)
 
 
 def window(node: Node, spatial: int) -> tuple[list[int], list[int]]:
