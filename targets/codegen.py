@@ -87,10 +87,9 @@ def build_kernels(kernels: dict[str, tirx.PrimFunc], target: TargetSpec) -> Kern
     """Lowered kernels -> one object. Blocks, but holds no lock of Python's while LLVM works."""
     mod = IRModule(dict(kernels))
     t = tirx.transform
-    mod = KeepOnStack()(mod)
     # Storage of narrow floats is rewritten behind plain pointers only, so not in lower_kernel.
     storage = [t.FP8StorageLegalize(), t.BF16StorageLegalize()]
-    finish = [LowerMath(), *storage, t.LowerTVMBuiltin(), t.LowerIntrin()]
+    finish = [KeepOnStack(), LowerMath(), *storage, t.LowerTVMBuiltin(), t.LowerIntrin()]
     mod = tvm.transform.Sequential(finish)(mod)
     build = tvm.get_global_func("target.build.llvm")
     return KernelObject(build(mod, target.tvm))

@@ -242,9 +242,9 @@ def extremum(largest: bool) -> Callable[..., relax.Expr]:
 
 
 def broadcast_compute(
-    builder: Builder, name: str, function: Callable[[Any, Any], Any], *inputs: relax.Expr
+    builder: Builder, name: str, function: Callable[..., Any], *inputs: relax.Expr
 ) -> relax.Expr:
-    """Emit `function(a, b)` over the broadcast elements as one kernel."""
+    """Emit `function(a, b, ...)` over the broadcast elements as one kernel."""
     inputs = tuple(unify(inputs, builder))
     shape = broadcast_shape([shape_of(value) for value in inputs])
 
