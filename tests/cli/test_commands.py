@@ -276,7 +276,13 @@ def test_interrupt_leaves_nothing_behind(digits_model, tmp_path):
     """Ctrl-C in the middle of a compilation."""
     command = [sys.executable, "-m", "athanor.compiler.cli", "compile", str(digits_model)]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A job in the background of a shell script ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr.readline().endswith(" ...\n")  # the work has begun
     process.send_signal(signal.SIGINT)

@@ -54,10 +54,8 @@ def test_split_axis_outside_the_rank():
 
 
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
-@pytest.mark.parametrize("pads", [[1, 0, 2, 1], [0, -1, 0, 2], [0, 3, 2, 4]])
+@pytest.mark.parametrize("pads", [[1, 0, 2, 1], [0, 3, 2, 4]])
 def test_pad(mode, pads):
-    if min(pads) < 0:
-        pytest.skip("the reference has no negative pads: see test_negative_pads")
     inputs = [floats(4, 5), ints(*pads), np.float32(1.5) if mode == "constant" else None]
     check("Pad", inputs, constants=(1,), mode=mode)
 

@@ -59,11 +59,11 @@ def draw(rng: np.random.Generator, operator: str, position: int, shape: tuple) -
     """One weight of an operator, by what its position means."""
     if operator in ("Conv", "Gemm") and position == 1:
         fan_in = int(np.prod(shape[1:])) if operator == "Conv" else max(shape)
-        values = rng.standard_normal(shape) * np.sqrt(2 / fan_in)
+        values = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
     elif operator == "BatchNormalization" and position in (1, 4):  # scale, variance
         values = rng.uniform(0.5, 1.5, shape)
     elif operator in ("Unsqueeze", "Mul"):
         values = rng.uniform(0.5, 1.0, shape)
     else:
         values = rng.standard_normal(shape) * 0.1
-    return values.astype(np.float32)
+    return values.astype(np.float32, copy=False)

@@ -1,5 +1,7 @@
 """Small models of every family, symbolic sizes included, against ONNX Runtime."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -39,13 +41,18 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def artifact():
+    """Compiles a case by its name, once."""
+    return functools.cache(lambda name: athanor.compile(CASES[name][0]()))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_agrees_with_onnxruntime(name, threads):
+def test_agrees_with_onnxruntime(name, threads, artifact):
     build, feeds = CASES[name]
-    model = build()
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    compiled = athanor.compile(model).load(threads=threads)
+    session = onnxruntime.InferenceSession(build().SerializeToString())
+    compiled = artifact(name).load(threads=threads)
     for feed in feeds:
         (expected,) = session.run(None, feed)
         (actual,) = compiled.run(feed).values()
@@ -54,12 +61,11 @@ def test_agrees_with_onnxruntime(name, threads):
 
 
 @pytest.mark.parametrize("name", ["encoder", "mobile_net", "tagger"])
-def test_fixed_sizes_give_the_same(name):
+def test_fixed_sizes_give_the_same(name, artifact):
     build, feeds = CASES[name]
-    model = build()
     feed = feeds[-1]
-    symbolic = athanor.compile(model).load(threads=1).run(feed)
+    symbolic = artifact(name).load(threads=1).run(feed)
     shapes = {key: value.shape for key, value in feed.items()}
-    fixed = athanor.compile(model, shapes=shapes).load(threads=1).run(feed)
+    fixed = athanor.compile(build(), shapes=shapes).load(threads=1).run(feed)
     for key, value in symbolic.items():
         np.testing.assert_allclose(fixed[key], value, rtol=1e-4, atol=1e-5)
