@@ -1,12 +1,13 @@
 # make demo   two real models compiled, run and compared, in a virtual environment of its own
 # make test   lint, types and tests
+# make docs   generated text in docs/ written again
 # make clean  everything that was made
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/demo.py
@@ -16,6 +17,9 @@ test: $(VENV)/test.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest
+
+docs: $(VENV)/test.installed
+	$(BIN)/python docs/make_how_it_works.py
 
 clean:
 	rm -rf $(VENV) .venv-ci build dist *.egg-info .pytest_cache .ruff_cache
