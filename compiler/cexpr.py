@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from tvm import tirx
@@ -55,3 +56,15 @@ def c_expression(expr: int | Expr, name_of: Callable[[tirx.Var], str]) -> str:
         condition, true, false = (c_expression(part, name_of) for part in parts)
         return f"({condition} ? {true} : {false})"
     raise AssertionError(f"no C for {kind.__name__} in the dimension {expr}")
+
+
+def c_string(text: str) -> str:
+    """A C string literal; names may hold anything, so all but plain ASCII is escaped."""
+    safe = (32 <= b < 127 and chr(b) not in '"\\?' for b in text.encode())
+    pairs = zip(text.encode(), safe, strict=True)
+    return '"' + "".join(chr(b) if plain else f"\\{b:03o}" for b, plain in pairs) + '"'
+
+
+def c_identifier(name: str) -> str:
+    """The name with an underscore for whatever C has not in names."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)

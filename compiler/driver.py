@@ -11,15 +11,16 @@ from typing import Any
 import onnx
 
 from athanor.compiler.artifact import Artifact
+from athanor.compiler.extract import extract_program
 from athanor.compiler.host import Signature, print_host
 from athanor.compiler.kernels import compile_kernels
 from athanor.compiler.link import compile_host, link_shared
 from athanor.compiler.memory import plan_memory
 from athanor.compiler.metadata import describe
 from athanor.compiler.pipeline import run_graph_passes
-from athanor.compiler.program import extract_program
 from athanor.compiler.weights import weight_bytes
 from athanor.errors import CompileError
+from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.runtime.footer import append_payload
 from athanor.targets import TargetSpec, find_target
@@ -75,7 +76,12 @@ def build_artifact(
     """An imported model, or a Relax module of your own in its place -> artifact."""
     report = on_progress or _silent
     report("optimize", 0, 1)
-    program = extract_program(run_graph_passes(imported.mod, target))
+    subgraphs = [
+        Subgraph(run_graph_passes(graph.mod, target), graph.requirements)
+        for graph in imported.subgraphs
+    ]
+    mod = run_graph_passes(imported.mod, target)
+    program = extract_program(mod, subgraphs, imported.requirements)
     plan = plan_memory(program)
     names = Signature(
         tuple(value.name for value in imported.inputs),

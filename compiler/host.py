@@ -7,18 +7,18 @@ ours; what it exports is the one descriptor.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import tvm
-from tvm import tirx
 from tvm.ir import Expr
 
-from athanor.compiler.cexpr import PRELUDE, c_expression
-from athanor.compiler.memory import ALIGNMENT, MemoryPlan, align
-from athanor.compiler.program import Copy, KernelCall, Program, Tensor
-from athanor.compiler.weights import weight_offsets
+from athanor.compiler.cexpr import PRELUDE, c_string
+from athanor.compiler.host_run import LATE_PRELUDE, run_function
+from athanor.compiler.memory import MemoryPlan
+from athanor.compiler.places import Places
+from athanor.compiler.program import Program, symbols_of
 from athanor.frontends.onnx.import_builder import Requirement
+from athanor.frontends.onnx.known import is_late
 
 
 @dataclass(frozen=True)
@@ -39,57 +39,27 @@ def print_host(program: Program, plan: MemoryPlan, signature: Signature) -> str:
 class _Printer:
     def __init__(self, program: Program, plan: MemoryPlan, signature: Signature) -> None:
         self.program, self.plan, self.signature = program, plan, signature
-        self.weights, self.weights_bytes = weight_offsets(program)
-        self.symbols = [f"s{i}_{_identifier(s.name)}" for i, s in enumerate(program.symbols)]
+        self.places = Places(program, plan)
 
     def text(self) -> str:
         parts = [
             '#include "athanor_abi.h"\n#include <string.h>\n',
             PRELUDE,
             self.kernels(),
+            LATE_PRELUDE,
             self.tensors(),
             self.plan_function(),
-            self.run_function(),
+            run_function(self.program, self.places),
             self.descriptor(),
         ]
         return "\n".join(parts)
-
-    # Expressions and places
-
-    def expression(self, expr: int | Expr) -> str:
-        return c_expression(expr, self.symbol_name)
-
-    def symbol_name(self, var: tirx.Var) -> str:
-        for symbol, name in zip(self.program.symbols, self.symbols, strict=True):
-            if symbol.same_as(var) or symbol.name == var.name:
-                return name
-        raise AssertionError(f"the dimension {var} belongs to no input")
-
-    def place(self, tensor: Tensor) -> str:
-        """C expression of the tensor's address."""
-        root, inner = tensor.root()
-        if root.constant is not None:
-            return f"(void *)(run->weights + {self.weights[root] + inner})"
-        if root.input_index is not None:
-            base = f"run->inputs[{root.input_index}]"
-        elif root in self.plan.outputs:
-            base = f"run->outputs[{self.plan.outputs[root]}]"
-        elif root in self.plan.offsets:
-            return f"(run->arena + {self.plan.offsets[root] + inner})"
-        else:
-            base = f"(run->arena + slot{self.plan.slot_of[root]})"
-        return f"((uint8_t *){base} + {inner})" if inner else base
-
-    def size_bytes(self, tensor: Tensor) -> str:
-        return self.expression(tensor.size) + f" * {tensor.itemsize_bits // 8}"
 
     # Sections
 
     def kernels(self) -> str:
         arity = {}
-        for step in self.program.steps:
-            if isinstance(step, KernelCall):
-                arity[step.kernel] = (len(step.inputs) + len(step.outputs), len(step.dims))
+        for call in self.program.kernel_calls():
+            arity[call.kernel] = (len(call.inputs) + len(call.outputs), len(call.dims))
         declared, table, filled = [], [], []
         for name, (pointers, dims) in arity.items():
             types = ", ".join(["void *"] * pointers + ["int64_t"] * dims) or "void"
@@ -140,12 +110,12 @@ class _Printer:
                 lines.append(f"static const int64_t {kind}{index}_shape[] = {{{dims}}};")
                 code, bits = _dlpack(tensor.dtype)
                 rows.append(
-                    f"  {{{_string(name)}, {code}, {bits}, 1, {len(tensor.shape)}, "
+                    f"  {{{c_string(name)}, {code}, {bits}, 1, {len(tensor.shape)}, "
                     f"{kind}{index}_shape}},"
                 )
             rows = rows or ["  {0},"]
             lines += [f"static const AthanorTensorInfo {kind}s[] = {{", *rows, "};"]
-        names = ", ".join([*(_string(s.name) for s in self.program.symbols), "0"])
+        names = ", ".join([*(c_string(s.name) for s in self.program.symbols), "0"])
         lines.append(f"static const char *const symbols[] = {{{names}}};\n")
         return "\n".join(lines)
 
@@ -157,34 +127,21 @@ class _Printer:
                 return f"ATHANOR_DIM_SYMBOL({index})"
         return "ATHANOR_DIM_COMPUTED"
 
-    def symbol_lines(self, source: str) -> list[str]:
-        return [
-            f"  const int64_t {name} = {source}[{index}]; (void){name};"
-            for index, name in enumerate(self.symbols)
-        ]
-
-    def slot_lines(self) -> list[str]:
-        """Offsets of the symbolic slots, each behind the one before."""
-        lines = [f"  uint64_t end = {align(self.plan.static_bytes)};"]
-        for index, size in enumerate(self.plan.slots):
-            lines.append(f"  const uint64_t slot{index} = end; (void)slot{index};")
-            text = f"(uint64_t)({self.expression(size)})"
-            lines.append(f"  end += ({text} + {ALIGNMENT - 1}) / {ALIGNMENT} * {ALIGNMENT};")
-        return lines
-
     def plan_function(self) -> str:
         rank = self.max_output_ndim
         lines = [
             "static int plan(const int64_t *values, uint64_t *arena_bytes, int64_t *shapes) {",
             "  (void)values;",
-            *self.symbol_lines("values"),
+            *self.places.symbol_lines("values"),
             *self.check_lines(),
-            *self.slot_lines(),
+            *self.places.slot_lines(),
             "  *arena_bytes = end;",
         ]
         for index, output in enumerate(self.program.outputs):
             for axis, dim in enumerate(output.shape):
-                lines.append(f"  shapes[{index * rank + axis}] = {self.expression(dim)};")
+                late = any(is_late(var) for var in symbols_of(dim))
+                value = "ATHANOR_DIM_DATA_DEPENDENT" if late else self.places.expression(dim)
+                lines.append(f"  shapes[{index * rank + axis}] = {value};")
         return "\n".join([*lines, "  (void)shapes;", "  return 0;", "}\n"])
 
     def check_lines(self) -> list[str]:
@@ -192,43 +149,18 @@ class _Printer:
         one = "the dimension {} is 0, and the model was compiled for at least 1"
         checks = [
             (f"{name} >= 1", one.format(repr(symbol.name)))
-            for name, symbol in zip(self.symbols, self.program.symbols, strict=True)
+            for name, symbol in zip(self.places.symbols, self.program.symbols, strict=True)
         ]
-        checks += [(self.expression(r.condition), r.sentence) for r in self.signature.requirements]
+        checks += [
+            (self.places.expression(r.condition), r.sentence)
+            for r in self.signature.requirements
+            if not any(is_late(var) for var in symbols_of(r.condition))
+        ]
         lines = []
         for condition, sentence in checks:
             lines.append(f"  if (!({condition})) {{")
-            lines += [f"    services->set_error({_string(sentence)});", "    return -1;", "  }"]
+            lines += [f"    services->set_error({c_string(sentence)});", "    return -1;", "  }"]
         return lines
-
-    def run_function(self) -> str:
-        lines = ["static int run(AthanorRun *run) {", "  int result;", "  (void)result;"]
-        lines += self.symbol_lines("run->symbols")
-        if self.plan.slots:
-            lines += [*self.slot_lines(), "  (void)end;"]
-        for step in self.program.steps:
-            if isinstance(step, KernelCall):
-                lines += self.call_lines(step)
-            else:
-                lines += self.copy_lines(step)
-        for index, output in enumerate(self.program.outputs):
-            if self.plan.outputs.get(output.root()[0]) != index:
-                size = self.size_bytes(output)
-                lines.append(f"  memcpy(run->outputs[{index}], {self.place(output)}, {size});")
-        return "\n".join([*lines, "  return 0;", "}\n"])
-
-    def call_lines(self, step: KernelCall) -> list[str]:
-        made = ", ".join(f"{t.name}{_shape(t)}" for t in step.outputs)
-        arguments = [self.place(tensor) for tensor in [*step.inputs, *step.outputs]]
-        arguments += [self.expression(dim) for dim in step.dims]
-        return [
-            f"  /* {_comment(made)} */",
-            f"  if ((result = kernels.{step.kernel}({', '.join(arguments)}))) return result;",
-        ]
-
-    def copy_lines(self, step: Copy) -> list[str]:
-        source, target = self.place(step.source), self.place(step.target)
-        return [f"  memcpy({target}, {source}, {self.size_bytes(step.target)});"]
 
     @property
     def max_output_ndim(self) -> int:
@@ -243,7 +175,7 @@ class _Printer:
                     "  ATHANOR_ABI_VERSION, sizeof(AthanorDescriptor),",
                     f"  {len(self.program.inputs)}, {len(self.program.outputs)}, "
                     f"{len(self.program.symbols)}, {self.max_output_ndim},",
-                    f"  inputs, outputs, symbols, {self.weights_bytes}, init, plan, run,",
+                    f"  inputs, outputs, symbols, {self.places.weights_bytes}, init, plan, run,",
                     "};",
                 ]
             )
@@ -255,22 +187,3 @@ def _dlpack(dtype: str) -> tuple[int, int]:
     """DLPack's type code and the bits of one element."""
     parsed = tvm.DataType(dtype)
     return int(parsed.type_code), int(parsed.bits)
-
-
-def _identifier(name: str) -> str:
-    return re.sub(r"\W", "_", name)
-
-
-def _string(text: str) -> str:
-    """A C string literal; names may hold anything, so all but plain ASCII is escaped."""
-    safe = (32 <= b < 127 and chr(b) not in '"\\?' for b in text.encode())
-    pairs = zip(text.encode(), safe, strict=True)
-    return '"' + "".join(chr(b) if plain else f"\\{b:03o}" for b, plain in pairs) + '"'
-
-
-def _comment(text: str) -> str:
-    return text.replace("*/", "* /")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "[" + ", ".join(str(dim) for dim in tensor.shape) + "]"

@@ -3,6 +3,11 @@
 Tensors of static size get fixed offsets, placed largest first at the lowest offset where no tensor
 that lives at the same time lies. Tensors whose size depends on symbols come behind them, in slots
 that are reused by tensors of the same symbolic size; their offsets are computed at run time.
+
+Steps are numbered in the order in which they are written, those of inner blocks in their place; the
+two blocks of a branch so lie one after the other, and share memory. What a loop reads of the steps
+before it lives to the loop's end. Tensors of late sizes are not planned: they get memory when they
+are first written.
 """
 
 from __future__ import annotations
@@ -12,7 +17,15 @@ from dataclasses import dataclass, field
 import tvm_ffi
 from tvm.ir import Expr
 
-from athanor.compiler.program import Program, Tensor, step_reads, step_writes
+from athanor.compiler.program import (
+    Loop,
+    Program,
+    Step,
+    Tensor,
+    inner_blocks,
+    step_reads,
+    step_writes,
+)
 
 ALIGNMENT = 64
 """Bytes; one cache line, and the widest vector register."""
@@ -45,9 +58,13 @@ class _Life:
 
 
 def plan_memory(program: Program) -> MemoryPlan:
-    """Offsets for every tensor that a step writes and that is no output."""
+    """Offsets for every tensor that a step writes and that is no output and not of late size."""
     plan = MemoryPlan(outputs=_direct_outputs(program))
-    lives = [life for life in _lives(program) if life.tensor not in plan.outputs]
+    lives = [
+        life
+        for life in _Lives(program).all()
+        if life.tensor not in plan.outputs and not life.tensor.is_late
+    ]
     fixed = [life for life in lives if life.tensor.static_bytes is not None]
     _place_static(plan, fixed)
     _place_symbolic(plan, [life for life in lives if life.tensor.static_bytes is None])
@@ -60,8 +77,16 @@ def align(size_bytes: int) -> int:
 
 
 def _direct_outputs(program: Program) -> dict[Tensor, int]:
-    """Outputs whose memory a kernel can write itself: whole, written once, not an input."""
-    written = {tensor.root()[0] for step in program.steps for tensor in step_writes(step)}
+    """Outputs whose memory a step can write itself: whole, written once, not an input.
+
+    Not so where memory changes hands: the states of a loop, and late results of inner blocks.
+    """
+    written = {
+        tensor.root()[0]
+        for step in program.steps
+        for tensor in (step.scans if isinstance(step, Loop) else step_writes(step))
+        if not (inner_blocks(step) and tensor.is_late)
+    }
     found: dict[Tensor, int] = {}
     for index, output in enumerate(program.outputs):
         root, offset = output.root()
@@ -75,22 +100,59 @@ def _expr(size: int | Expr) -> object:
     return size if isinstance(size, Expr) else int(size)
 
 
-def _lives(program: Program) -> list[_Life]:
+class _Lives:
     """First and last step of every owning tensor that steps write."""
-    lives: dict[Tensor, _Life] = {}
-    for number, step in enumerate(program.steps):
+
+    def __init__(self, program: Program) -> None:
+        self.lives: dict[Tensor, _Life] = {}
+        self.loops: list[Loop] = []
+        self.number = 0
+        self.walk(program.steps)
+        for output in program.outputs:
+            self.read(output)
+
+    def all(self) -> list[_Life]:
+        for loop in self.loops:
+            for state, following in zip(loop.states, loop.following, strict=True):
+                self.lives[following].last = self.lives[state].last
+        return list(self.lives.values())
+
+    def write(self, tensor: Tensor) -> None:
+        root, _ = tensor.root()
+        self.lives.setdefault(root, _Life(root, self.number, self.number)).last = self.number
+
+    def read(self, tensor: Tensor) -> None:
+        root, _ = tensor.root()
+        if root in self.lives:
+            self.lives[root].last = self.number
+
+    def walk(self, steps: list[Step]) -> None:
+        for step in steps:
+            start = self.number
+            if isinstance(step, Loop):
+                self.touch(step)
+            for block in inner_blocks(step):
+                self.number += 1
+                self.walk(block.steps)
+                # where a block ends, its results go where the step's go
+                self.touch(step)
+            self.touch(step)
+            if isinstance(step, Loop):
+                self.hold(step, start)
+            self.number += 1
+
+    def touch(self, step: Step) -> None:
         for tensor in step_writes(step):
-            root, _ = tensor.root()
-            lives.setdefault(root, _Life(root, number, number)).last = number
+            self.write(tensor)
         for tensor in step_reads(step):
-            root, _ = tensor.root()
-            if root in lives:
-                lives[root].last = number
-    for output in program.outputs:
-        root, _ = output.root()
-        if root in lives:
-            lives[root].last = len(program.steps)
-    return list(lives.values())
+            self.read(tensor)
+
+    def hold(self, loop: Loop, start: int) -> None:
+        """What the loop's rounds share keeps its memory for all of them."""
+        self.loops.append(loop)
+        for life in self.lives.values():
+            if life.first <= start <= life.last:
+                life.last = self.number
 
 
 def _place_static(plan: MemoryPlan, lives: list[_Life]) -> None:

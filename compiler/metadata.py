@@ -9,7 +9,7 @@ import tvm
 import athanor
 from athanor.compiler.kernels import CompiledKernels
 from athanor.compiler.memory import MemoryPlan
-from athanor.compiler.program import KernelCall, Program
+from athanor.compiler.program import Program
 from athanor.compiler.weights import weight_offsets
 from athanor.frontends.onnx.importer import ImportedModel
 from athanor.targets import TargetSpec
@@ -24,9 +24,8 @@ def describe(
 ) -> dict[str, Any]:
     """The metadata of an artifact; no time and no path, so that equal inputs give equal files."""
     calls: dict[str, list[str]] = {name: [] for name in program.kernels}
-    for step in program.steps:
-        if isinstance(step, KernelCall):
-            calls[step.kernel].append(step.label)
+    for step in program.kernel_calls():
+        calls[step.kernel].append(step.label)
     metadata = {
         "athanor": athanor.__version__,
         "tvm": tvm.__version__,

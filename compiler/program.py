@@ -1,26 +1,24 @@
-"""Relax main -> a flat program: tensors, and kernel calls in order.
+"""The program of one run as plain data: tensors, and steps in order.
 
-After legalization and fusion, `main` is a straight list of kernel calls and reshapes. Here it
-becomes plain data, so that memory planning and printing need no TVM: shapes are printed to C
-expressions, reshapes are aliases, and equal kernels have become one.
+After legalization and fusion, `main` is a straight list of kernel calls and reshapes. As plain data
+memory planning and printing need no Relax: reshapes are aliases, equal kernels have become one, and
+control flow is steps that hold blocks of steps.
+
+A size that only the run knows is a *late* dimension. A ReadDims step reads it from an int64 tensor
+that a kernel wrote; tensors of such sizes get memory when they are first written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import tvm
-import tvm_ffi
-from tvm import relax, tirx
-from tvm.ir import Expr, GenericConst, IRModule, PrimType, TupleType
+from tvm import tirx
+from tvm.ir import Expr
 
-from athanor.compiler.passes.rewrite import constant_array
-from athanor.targets.codegen import symbolic_parameters
-
-_NAME_LIMIT = 80
-"""Characters of a kernel's name."""
+from athanor.frontends.onnx.known import is_late
 
 
 @dataclass(eq=False)
@@ -65,6 +63,16 @@ class Tensor:
         size = self.size
         return size * self.itemsize_bits // 8 if isinstance(size, int) else None
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the size is known only while the program runs."""
+        return any(is_late(var) for dim in self.shape for var in symbols_of(dim))
+
+
+def symbols_of(value: int | Expr) -> list[tirx.Var]:
+    """The symbols that a dimension or condition depends on."""
+    return list(tirx.analysis.undefined_vars(value)) if isinstance(value, Expr) else []
+
 
 @dataclass(eq=False)
 class KernelCall:
@@ -87,19 +95,78 @@ class Copy:
 
 
 @dataclass(eq=False)
+class ReadDims:
+    """Late dimensions, from the elements of an int64 tensor."""
+
+    source: Tensor
+    symbols: list[tirx.Var]
+
+
+@dataclass(eq=False)
+class Check:
+    """The run ends with an error, `sentence`, unless `condition` holds."""
+
+    condition: Expr
+    sentence: str
+
+
+@dataclass(eq=False)
+class Block:
+    """Steps that run together, and what they hand on."""
+
+    steps: list[Step] = field(default_factory=list)
+    results: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Branch:
+    """One of two blocks runs; its results become `outputs`."""
+
+    condition: Tensor
+    then: Block
+    otherwise: Block
+    outputs: list[Tensor]
+
+
+@dataclass(eq=False)
+class Loop:
+    """`body` runs again and again, at most `trips` times, as long as its condition is true.
+
+    `states` are what the body reads of its last round; before the first they are copied from
+    `initial`, and after the last they hold the final values. The body's results are the condition,
+    the next states, which go to `following` (the two change places after each round), and one
+    element of each of `scans`, the stacked outputs. `iteration` is the round's number and `count`
+    the number of rounds, both int64 scalars.
+    """
+
+    trips: Tensor | None
+    condition: Tensor | None
+    initial: list[Tensor]
+    states: list[Tensor]
+    following: list[Tensor]
+    iteration: Tensor
+    body: Block
+    scans: list[Tensor]
+    count: Tensor
+
+
+Step = KernelCall | Copy | ReadDims | Check | Branch | Loop
+
+
+@dataclass(eq=False)
 class Program:
     """All that the host program does in one run."""
 
     symbols: list[tirx.Var]
     inputs: list[Tensor]
     outputs: list[Tensor]
-    steps: list[KernelCall | Copy]
+    steps: list[Step]
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     """Unscheduled prim_func of each kernel that `steps` call."""
 
     def constants(self) -> list[Tensor]:
         """Every constant that a step or an output reads, in order of first use."""
-        read = [tensor for step in self.steps for tensor in step_reads(step)]
+        read = [tensor for step in all_steps(self.steps) for tensor in step_reads(step)]
         found: dict[Tensor, None] = {}
         for tensor in [*read, *self.outputs]:
             root, _ = tensor.root()
@@ -107,175 +174,48 @@ class Program:
                 found.setdefault(root)
         return list(found)
 
-
-def step_reads(step: KernelCall | Copy) -> list[Tensor]:
-    """The tensors that a step reads."""
-    return step.inputs if isinstance(step, KernelCall) else [step.source]
-
-
-def step_writes(step: KernelCall | Copy) -> list[Tensor]:
-    """The tensors that a step writes."""
-    return step.outputs if isinstance(step, KernelCall) else [step.target]
+    def kernel_calls(self) -> list[KernelCall]:
+        """Every kernel call, those of inner blocks included."""
+        return [step for step in all_steps(self.steps) if isinstance(step, KernelCall)]
 
 
-def extract_program(mod: IRModule) -> Program:
-    """The program of `mod["main"]`, whose body must be kernel calls, reshapes and tuples."""
-    return _Extractor(mod).run()
+def inner_blocks(step: Step) -> list[Block]:
+    """The blocks inside a step."""
+    if isinstance(step, Branch):
+        return [step.then, step.otherwise]
+    return [step.body] if isinstance(step, Loop) else []
 
 
-class _Extractor:
-    def __init__(self, mod: IRModule) -> None:
-        self.mod = mod
-        self.main = mod["main"]
-        self.values: dict[relax.Var, Tensor | list] = {}
-        self.steps: list[KernelCall | Copy] = []
-        self.kernels: dict[str, tirx.PrimFunc] = {}
-        self.kernel_names: dict[int, list[tuple[tirx.PrimFunc, str]]] = {}
-        self.constant_tensors: list[tuple[GenericConst, Tensor]] = []
-
-    def run(self) -> Program:
-        inputs, symbols = [], []
-        for index, param in enumerate(self.main.params):
-            tensor = _tensor(param.name, param.ty)
-            tensor.input_index = index
-            self.values[param] = tensor
-            inputs.append(tensor)
-            for dim in tensor.shape:
-                if isinstance(dim, tirx.Var) and not any(dim.same_as(s) for s in symbols):
-                    symbols.append(dim)
-        for block in self.main.body.blocks:
-            for binding in block.bindings:
-                self.bind(binding)
-        outputs = self.value(self.main.body.body)
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        return Program(symbols, inputs, outputs, self.steps, self.kernels)
-
-    def bind(self, binding: relax.Binding) -> None:
-        value = binding.value
-        if isinstance(value, relax.Call):
-            name = value.op.name if isinstance(value.op, tvm.ir.Op) else None
-            if name == "relax.call_tir":
-                self.values[binding.var] = self.call(binding.var.name, value)
-                return
-            if name == "relax.reshape":
-                view = _tensor(binding.var.name, binding.var.ty)
-                view.source = self.value(value.args[0])
-                self.values[binding.var] = view
-                return
-            if name == "relax.concat":
-                self.values[binding.var] = self.concat(binding)
-                return
-            raise AssertionError(f"no lowering for {value.op} left in main: {binding}")
-        self.values[binding.var] = self.value(value)
-
-    def value(self, expr: relax.Expr) -> Tensor | list:
-        if isinstance(expr, relax.Var):
-            return self.values[expr]
-        if isinstance(expr, relax.Tuple):
-            return [self.value(item) for item in expr.fields]
-        if isinstance(expr, relax.TupleGetItem):
-            return self.parts(expr.tuple_value)[expr.index]
-        if isinstance(expr, GenericConst):
-            return self.constant(expr)
-        raise AssertionError(f"no lowering for {type(expr).__name__} left in main: {expr}")
-
-    def tensor(self, expr: relax.Expr) -> Tensor:
-        value = self.value(expr)
-        assert isinstance(value, Tensor), f"a tuple where a tensor is due: {expr}"
-        return value
-
-    def parts(self, expr: relax.Expr) -> list:
-        value = self.value(expr)
-        assert isinstance(value, list), f"a tensor where a tuple is due: {expr}"
-        return value
-
-    def constant(self, expr: GenericConst) -> Tensor:
-        for known, tensor in self.constant_tensors:
-            if known.same_as(expr):
-                return tensor
-        tensor = _tensor(f"constant_{len(self.constant_tensors)}", expr.ty)
-        tensor.constant = constant_array(expr)
-        self.constant_tensors.append((expr, tensor))
-        return tensor
-
-    def call(self, name: str, call: relax.Call) -> Tensor | list[Tensor]:
-        func = self.mod[call.args[0]]
-        arguments = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else [call.args[1]]
-        tensors = [arg for arg in arguments if not _is_scalar(arg)]
-        explicit = [arg for arg in arguments if _is_scalar(arg)]
-        inputs = [self.tensor(arg) for arg in tensors]
-        (out_ty,) = call.ty_args
-        many = isinstance(out_ty, TupleType)
-        types = list(out_ty.fields) if many else [out_ty]
-        outputs = [_tensor(f"{name}_{i}" if many else name, ty) for i, ty in enumerate(types)]
-        dims = [*explicit, *_bind_symbols(func, [*inputs, *outputs])]
-        kernel = self.kernel(call.args[0].name_hint, func)
-        self.steps.append(KernelCall(kernel, inputs, outputs, dims, name))
-        return outputs if many else outputs[0]
-
-    def concat(self, binding: relax.Binding) -> Tensor:
-        """Concatenation along the outermost axis that is not 1: parts are views of the whole.
-
-        A part that a kernel has just written moves into the whole; anything else is copied.
-        """
-        whole = _tensor(binding.var.name, binding.var.ty)
-        written = {id(t.root()[0]) for step in self.steps for t in step_writes(step)}
-        offset = 0
-        for part in self.parts(binding.value.args[0]):
-            root, inner = part.root()
-            size = part.static_bytes
-            assert size is not None, "concat of symbolic parts must be legalized"
-            if id(root) in written and inner == 0 and root.static_bytes == size:
-                root.source, root.offset_bytes = whole, offset
-            else:
-                view = Tensor(f"{part.name}_part", part.dtype, part.shape, whole, offset)
-                self.steps.append(Copy(part, view))
-            offset += size
-        return whole
-
-    def kernel(self, hint: str, func: tirx.PrimFunc) -> str:
-        key = tvm_ffi.structural_hash(func)
-        for known, name in self.kernel_names.get(key, []):
-            if tvm_ffi.structural_equal(known, func):
-                return name
-        # Prefixed, for a kernel may be called `exp`; cut, for fusion strings names together.
-        name = stem = f"k_{hint}"[:_NAME_LIMIT]
-        number = 1
-        while name in self.kernels:
-            name, number = f"{stem}_{number}", number + 1
-        self.kernels[name] = func
-        self.kernel_names.setdefault(key, []).append((func, name))
-        return name
+def all_steps(steps: list[Step]) -> Iterator[Step]:
+    """Steps with those of their inner blocks, each before its inner ones."""
+    for step in steps:
+        yield step
+        for block in inner_blocks(step):
+            yield from all_steps(block.steps)
 
 
-def _is_scalar(expr: Expr) -> bool:
-    return isinstance(expr.ty, PrimType)
+def step_reads(step: Step) -> list[Tensor]:
+    """The tensors that a step itself reads; results of an inner block count as read by it."""
+    match step:
+        case KernelCall():
+            return step.inputs
+        case Copy() | ReadDims():
+            return [step.source]
+        case Branch():
+            return [step.condition, *step.then.results, *step.otherwise.results]
+        case Loop():
+            bounds = [tensor for tensor in (step.trips, step.condition) if tensor is not None]
+            return [*bounds, *step.initial, *step.body.results]
+    return []
 
 
-def _tensor(name: str, ty: relax.TensorType) -> Tensor:
-    shape = tuple(_dimension(dim) for dim in ty.shape.values)
-    return Tensor(name, str(ty.dtype), shape)
-
-
-def _dimension(dim: Expr) -> int | Expr:
-    return int(dim) if isinstance(dim, tirx.IntImm) else dim
-
-
-def _bind_symbols(func: tirx.PrimFunc, arguments: Sequence[Tensor]) -> list[Expr]:
-    """The caller's value of every symbolic dimension that the kernel takes behind its buffers."""
-    buffers = [param for param in func.params if tirx.buffer.is_buffer_var(param)]
-    values = []
-    for symbol in symbolic_parameters(func):
-        for buffer, tensor in zip(buffers, arguments, strict=True):
-            found = [
-                actual
-                for dim, actual in zip(buffer.shape, tensor.shape, strict=True)
-                if isinstance(dim, tirx.Var) and dim.same_as(symbol)
-            ]
-            if found:
-                actual = found[0]
-                values.append(tirx.IntImm("int64", actual) if isinstance(actual, int) else actual)
-                break
-        else:
-            raise AssertionError(f"nothing tells the value of {symbol} in a kernel's shapes")
-    return values
+def step_writes(step: Step) -> list[Tensor]:
+    """The tensors that a step itself writes."""
+    match step:
+        case KernelCall() | Branch():
+            return step.outputs
+        case Copy():
+            return [step.target]
+        case Loop():
+            return [*step.states, *step.following, step.iteration, *step.scans, step.count]
+    return []

@@ -17,10 +17,10 @@ import onnx
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 
+from athanor.compiler.extract import extract_program
 from athanor.compiler.host import Signature, print_host
 from athanor.compiler.memory import plan_memory
 from athanor.compiler.pipeline import graph_passes
-from athanor.compiler.program import extract_program
 from athanor.frontends.onnx.importer import import_model
 from athanor.targets import TARGETS
 from athanor.targets.codegen import build_kernels, lower_kernel

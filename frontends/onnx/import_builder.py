@@ -1,24 +1,80 @@
-"""The block builder of an import: names bindings after ONNX values, collects requirements."""
+"""The block builder of an import: names bindings after ONNX values, collects requirements.
+
+What an imported module looks like. `main` takes tensors and returns a tuple of tensors. Two things
+that ONNX has and a dataflow block has not are written so that every pass treats them as what it
+knows already, and none needs to know about them:
+
+Sizes that only the run knows. The importer emits a kernel that computes them as an int64 tensor.
+For each such tensor main has one more parameter, `late0: R.Shape([n, ...])`, which defines the
+symbols, and one more result, the tensor: the last results belong to the last parameters. To Relax
+they are symbols like those of the inputs. (R.tensor_to_shape with a MatchCast says the same inside
+the dataflow block; but then each pass has to carry the cast along, and dead code elimination has to
+know that a cast nobody reads defines a symbol.)
+
+Control flow. A graph inside a node becomes a module of its own with a `main` of its own, so the
+whole pipeline runs on it as on any module. Its parameters are what the operator hands in, then the
+values that it captures of the graph around it. The node becomes `call_dps_packed` of a marker such
+as "athanor.if:0,1,2": opaque, pure, and with typed results. The numbers say which subgraphs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import tvm
 from tvm import relax, tirx
 
-from athanor.frontends.onnx.known import is_equal, text_of
+from athanor.frontends.onnx.known import is_equal, late_symbol, text_of
+
+IF = "athanor.if"
+"""Numbers: the subgraph of then, that of else, how many values then captures."""
+
+LOOP = "athanor.loop"
+"""Numbers: the subgraph, whether there are a trip count and a condition, how many states."""
+
+LATE = "late"
+"""First part of the name of a parameter that defines late dimensions."""
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """A condition on symbolic dimensions that every run has to meet, checked before it starts.
+    """A condition on dimensions that every run has to meet.
 
-    `condition` is an expression over the variables of main's parameters.
+    `condition` is an expression over the variables of main's parameters. It is checked before the
+    run, or as soon as the late dimensions in it are known.
     """
 
     condition: Any
     sentence: str
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A graph inside a node as a module, and its requirements."""
+
+    mod: tvm.IRModule
+    requirements: tuple[Requirement, ...] = ()
+
+
+@dataclass
+class Shared:
+    """What the builders of a model's graphs have together."""
+
+    subgraphs: list[Subgraph] = field(default_factory=list)
+    late_count: int = 0
+
+
+def marker(kind: str, numbers: Sequence[int]) -> str:
+    """The name of the packed function that stands for a control flow operator."""
+    return f"{kind}:{','.join(str(int(number)) for number in numbers)}"
+
+
+def marker_numbers(name: str) -> tuple[str, list[int]]:
+    """What `marker` was made of."""
+    kind, _, numbers = name.partition(":")
+    return kind, [int(number) for number in numbers.split(",")]
 
 
 class ImportBuilder(relax.BlockBuilder):
@@ -28,9 +84,12 @@ class ImportBuilder(relax.BlockBuilder):
     traced to nodes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared | None = None) -> None:
         super().__init__()
+        self.shared = shared or Shared()
         self.requirements: list[Requirement] = []
+        self.late_params: list[relax.Var] = []
+        self.late_sources: list[relax.Expr] = []
         self._place = ""
         self._hint = ""
 
@@ -42,13 +101,33 @@ class ImportBuilder(relax.BlockBuilder):
         """As BlockBuilder.emit, with the node's name as the default hint."""
         return super().emit(expr, name_hint or self._hint)
 
+    def require(self, condition: Any, sentence: str) -> None:
+        """Every run needs the condition; the sentence says what is wrong without it."""
+        self.requirements.append(Requirement(condition, f"{sentence} in {self._place}"))
+
     def require_equal(self, left: Any, right: Any) -> None:
         """Every run needs `left == right`; nothing is recorded when that is provable."""
         if is_equal(left, right):
             return
-        sentence = f"{text_of(left)} has to be equal to {text_of(right)} in {self._place}"
         # `==` on expressions compares the objects until it is asked for the expression
         condition = tirx.EQ(
             *(tirx.const(v, "int64") if isinstance(v, int) else v for v in (left, right))
         )
-        self.requirements.append(Requirement(condition, sentence))
+        self.require(condition, f"{text_of(left)} has to be equal to {text_of(right)}")
+
+    def late_dims(self, source: relax.Expr, count: int) -> list[tirx.Var]:
+        """Dimensions whose sizes are the `count` elements of an int64 tensor."""
+        return self._late(source, count, is_dim=True)
+
+    def late_values(self, source: relax.Expr, count: int) -> list[tirx.Var]:
+        """Integers, negative ones too, that are the `count` elements of an int64 tensor."""
+        return self._late(source, count, is_dim=False)
+
+    def _late(self, source: relax.Expr, count: int, is_dim: bool) -> list[tirx.Var]:
+        number = self.shared.late_count
+        self.shared.late_count += 1
+        stem = f"{self._hint or 'late'}_{number}"
+        symbols = [late_symbol(stem, index, is_dim) for index in range(count)]
+        self.late_params.append(relax.Var(f"{LATE}{number}", relax.ShapeType(symbols)))
+        self.late_sources.append(source)
+        return symbols

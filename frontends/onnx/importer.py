@@ -13,7 +13,7 @@ from tvm import relax
 from athanor.errors import CompileError
 from athanor.frontends.onnx.functions import inline_functions
 from athanor.frontends.onnx.graph import GraphConverter
-from athanor.frontends.onnx.import_builder import ImportBuilder, Requirement
+from athanor.frontends.onnx.import_builder import ImportBuilder, Requirement, Subgraph
 from athanor.frontends.onnx.model_file import read_model
 from athanor.frontends.onnx.operators import Converter, Operators, canonical_domain
 from athanor.frontends.onnx.ops import CONVERTERS
@@ -44,6 +44,7 @@ class ImportedModel:
     requirements: tuple[Requirement, ...]
     source_sha256: str
     opsets: dict[str, int]
+    subgraphs: tuple[Subgraph, ...] = ()
 
 
 def import_model(
@@ -79,12 +80,12 @@ def import_model(
     for name, tensor in source.weights.items():
         converter.define_weight(name, tensor)
 
-    with builder.function("main", params):
+    with builder.function("main"):
         with builder.dataflow():
             converter.convert(skeleton.graph.node)
             results = [converter.tensor(value.name) for value in skeleton.graph.output]
-            output = builder.emit_output(relax.Tuple(results))
-        builder.emit_func_output(output)
+            output = builder.emit_output(relax.Tuple([*results, *builder.late_sources]))
+        builder.emit_func_output(output, [*params, *builder.late_params])
     mod = relax.transform.DeadCodeElimination()(builder.finalize())
     outputs = tuple(
         output_spec(value.name, result, symbols)
@@ -100,4 +101,5 @@ def import_model(
         tuple(builder.requirements),
         source.sha256,
         opsets,
+        tuple(builder.shared.subgraphs),
     )

@@ -78,15 +78,39 @@ def is_symbolic(value: Any) -> bool:
 _LARGEST_DIM = 1 << 40  # bound for proofs only: no tensor dimension comes near it
 
 
+_LATE_DIM, _LATE_VALUE = ".dim", ".value"
+"""In names of symbols; `identifier` leaves no dot in those of inputs."""
+
+
+def late_symbol(stem: str, number: int, is_dim: bool) -> tirx.Var:
+    """A symbol whose value the run computes: a dimension, at least 0, or any integer."""
+    return tirx.Var(f"{stem}{_LATE_DIM if is_dim else _LATE_VALUE}{number}", "int64")
+
+
+def is_late(symbol: tvm.ir.Var) -> bool:
+    """Whether the symbol's value comes from a run, not from the shapes of inputs."""
+    return "." in symbol.name
+
+
+def is_late_dim(symbol: tvm.ir.Var) -> bool:
+    """Whether the symbol is a late dimension, which is never negative."""
+    return _LATE_DIM in symbol.name
+
+
 def analyzer_for(values: Sequence[Any]) -> Analyzer:
-    """An analyzer that knows every symbolic dimension in `values` to be at least 1."""
+    """An analyzer that knows every symbolic dimension in `values` to be at least 1.
+
+    Late dimensions are at least 0, late values any integer.
+    """
     analyzer = Analyzer()
     seen: set[int] = set()
 
     def bind(var: tvm.ir.Var) -> None:
         if var.__hash__() not in seen:
             seen.add(var.__hash__())
-            analyzer.bind(var, tvm.ir.Range(1, _LARGEST_DIM))
+            if _LATE_VALUE not in var.name:
+                least = 0 if is_late(var) else 1
+                analyzer.bind(var, tvm.ir.Range(least, _LARGEST_DIM))
 
     for value in values:
         if is_symbolic(value):
