@@ -114,7 +114,7 @@ class KeepOnStack:
                 if not isinstance(dim, tirx.IntImm):
                     return alloc
                 size_bytes *= int(dim)
-            if size_bytes > _STACK_BYTES:
+            if not 0 < size_bytes <= _STACK_BYTES:
                 return alloc
             flag = {"disable_lower_builtin": tirx.IntImm("bool", 1)}
             return tirx.AllocBuffer(alloc.buffer, annotations={**alloc.annotations, **flag})
