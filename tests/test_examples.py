@@ -40,21 +40,21 @@ def test_vector_add(tmp_path):
 
 
 def test_train_digits(tmp_path):
-    """Training again gives a network as good as the committed one claims to be."""
+    """A fifth of the training gives a network that has learnt; the committed one is as claimed."""
     pytest.importorskip("sklearn")
     import athanor
 
-    run_example("train_digits.py", tmp_path / "digits.onnx", cwd=tmp_path)
+    run_example("train_digits.py", tmp_path / "digits.onnx", 8, cwd=tmp_path)
     sys.path.insert(0, str(EXAMPLES))
     try:
         from train_digits import DIGITS_ONNX, split_digits
     finally:
         sys.path.remove(str(EXAMPLES))
     _, _, images, labels = split_digits()
-    for path in (tmp_path / "digits.onnx", DIGITS_ONNX):
+    for path, least in ((tmp_path / "digits.onnx", 0.9), (DIGITS_ONNX, 0.97)):
         model = athanor.compile(path).load(threads=1)
         found = model.run({"image": np.ascontiguousarray(images)})["probabilities"].argmax(1)
-        assert (found == labels).mean() > 0.97
+        assert (found == labels).mean() > least
 
 
 def test_demo(tmp_path):
