@@ -143,14 +143,14 @@ class _Extractor:
                 self.read_dims(binding.var)
         for source, _ in list(self.late):
             self.read_dims(source)
-        results = [self.value(expr) for expr in self.result_exprs]
+        results = [self.tensor(expr) for expr in self.result_exprs]
         return Block(self.steps, results)
 
     def read_dims(self, source: Expr) -> None:
         """Read the late dimensions that `source` holds, if any."""
         for entry in [entry for entry in self.late if entry[0].same_as(source)]:
             self.late.remove(entry)
-            self.steps.append(ReadDims(self.value(source), list(entry[1])))
+            self.steps.append(ReadDims(self.tensor(source), list(entry[1])))
             self.defined |= {symbol.name for symbol in entry[1]}
         self.check()
 
@@ -182,10 +182,22 @@ class _Extractor:
         if isinstance(expr, relax.Tuple):
             return [self.value(item) for item in expr.fields]
         if isinstance(expr, relax.TupleGetItem):
-            return self.value(expr.tuple_value)[expr.index]
+            return self.parts(expr.tuple_value)[expr.index]
         if isinstance(expr, GenericConst):
             return self.shared.constant(expr)
         raise AssertionError(f"no lowering for {type(expr).__name__} left in main: {expr}")
+
+    def tensor(self, expr: relax.Expr) -> Tensor:
+        """The value of what is no tuple."""
+        value = self.value(expr)
+        assert isinstance(value, Tensor), f"a tuple where a tensor is due: {expr}"
+        return value
+
+    def parts(self, expr: relax.Expr) -> list:
+        """The values of a tuple."""
+        value = self.value(expr)
+        assert isinstance(value, list), f"a tensor where a tuple is due: {expr}"
+        return value
 
     def made(self, name: str, call: relax.Call) -> list[Tensor]:
         """New tensors for the results of a call."""
@@ -200,7 +212,7 @@ class _Extractor:
         arguments = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else [call.args[1]]
         tensors = [arg for arg in arguments if not _is_scalar(arg)]
         explicit = [arg for arg in arguments if _is_scalar(arg)]
-        inputs = [self.value(arg) for arg in tensors]
+        inputs = [self.tensor(arg) for arg in tensors]
         outputs = self.made(name, call)
         dims = [*explicit, *_bind_symbols(func, [*inputs, *outputs])]
         for value in [*dims, *(dim for tensor in outputs for dim in tensor.shape)]:
@@ -212,7 +224,7 @@ class _Extractor:
 
     def view(self, binding: relax.Binding) -> Tensor:
         view = _tensor(binding.var.name, binding.var.ty)
-        view.source = self.value(binding.value.args[0])
+        view.source = self.tensor(binding.value.args[0])
         return view
 
     def concat(self, binding: relax.Binding) -> Tensor:
@@ -223,7 +235,7 @@ class _Extractor:
         whole = _tensor(binding.var.name, binding.var.ty)
         written = _written(self.steps)
         offset = 0
-        for part in self.value(binding.value.args[0]):
+        for part in self.parts(binding.value.args[0]):
             root, inner = part.root()
             size = part.static_bytes
             assert size is not None, "concat of symbolic parts must be legalized"
@@ -239,7 +251,7 @@ class _Extractor:
         """A call of subgraphs."""
         call = binding.value
         kind, numbers = marker_numbers(call.args[0].global_symbol)
-        arguments = [self.value(argument) for argument in call.args[1].fields]
+        arguments = [self.tensor(argument) for argument in call.args[1].fields]
         outputs = self.made(binding.var.name, call)
         if kind == IF:
             self.branch(arguments, outputs, numbers)

@@ -270,7 +270,8 @@ def without_zero_point(
 
 def rounded_product(factors: Inputs, divisor: relax.Expr | None, builder: Builder) -> relax.Expr:
     """The product of scales over a scale; constants are multiplied here."""
-    values = [as_constant(value) for value in (*factors, *([divisor] if divisor is not None else []))]
+    operands = [*factors, *([divisor] if divisor is not None else [])]
+    values = [as_constant(value) for value in operands]
     if all(value is not None for value in values):
         with np.errstate(all="ignore"):
             result = np.asarray(values[0])
