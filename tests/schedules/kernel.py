@@ -1,6 +1,7 @@
 """Compiles one scheduled prim_func and calls it on NumPy arrays."""
 
 import ctypes
+import functools
 import subprocess
 import tempfile
 import time
@@ -33,21 +34,27 @@ void *__TVMBackendFreeWorkspace = put;
 """
 
 
+@functools.cache
+def services(tasks):
+    """The object file of the services, for parallel loops in that many tasks; and its folder."""
+    folder = tempfile.TemporaryDirectory(prefix="athanor-services-")
+    (Path(folder.name) / "services.c").write_text(_SERVICES % {"tasks": tasks})
+    subprocess.run("cc -c -fPIC -O1 -w services.c".split(), cwd=folder.name, check=True)
+    return Path(folder.name) / "services.o", folder
+
+
 class Kernel:
     """A callable kernel: `kernel(*arrays, *dims)`, arrays in parameter order, outputs last."""
 
     def __init__(self, func, target=None, tasks=3):
         self.target = target or find_target("native")
-        folder = Path(tempfile.mkdtemp(prefix="athanor-kernel-"))
+        self.folder = tempfile.TemporaryDirectory(prefix="athanor-kernel-")
+        folder = Path(self.folder.name)
         lowered = codegen.lower_kernel("kernel", func, self.target)
         self.object = codegen.build_kernels({"kernel": lowered}, self.target)
         self.object.save(folder / "kernel.o")
-        (folder / "services.c").write_text(_SERVICES % {"tasks": tasks})
-        subprocess.run(
-            "cc -shared -fPIC -O1 -w -o kernel.so services.c kernel.o -lm".split(),
-            cwd=folder,
-            check=True,
-        )
+        link = ["cc", "-shared", "-o", "kernel.so", str(services(tasks)[0]), "kernel.o", "-lm"]
+        subprocess.run(link, cwd=folder, check=True)
         self.library = ctypes.CDLL(str(folder / "kernel.so"))
         self.function = self.library.kernel
         self.function.restype = ctypes.c_int32

@@ -1,6 +1,7 @@
 """Schedules one prim_func with the rules of a CPU, compiles it and compares it with NumPy."""
 
 import numpy as np
+import tvm_ffi
 from tvm import te
 
 from athanor.targets import find_target
@@ -21,18 +22,31 @@ def prim_func(inputs, outputs):
     return te.create_prim_func([*inputs, *outputs], "int64")
 
 
+_compiled = {}
+
+
+def compiled(func):
+    """Scheduled module, rule and kernel of `func`: made once for all the sizes it is run on."""
+    known = _compiled.setdefault(tvm_ffi.structural_hash(func), [])
+    for other, made in known:
+        if tvm_ffi.structural_equal(func, other):
+            return made
+    sch, rule = schedule(func, NATIVE)
+    known.append((func, (sch.mod, rule, Kernel(sch.mod["main"]))))
+    return known[-1][1]
+
+
 def check(func, rule, arrays, expected, sizes=None, tolerance=1e-5):
     """`func` is taken by `rule` and computes `expected`; returns the scheduled module."""
-    sch, name = schedule(func, NATIVE)
+    mod, name, kernel = compiled(func)
     assert name == rule
-    kernel = Kernel(sch.mod["main"])
     results = [np.full(e.shape, 77, e.dtype) for e in expected]
     dims = [(sizes or {})[var.name] for var in symbolic_parameters(func)]
     kernel(*arrays, *results, *dims)
     for result, wanted in zip(results, expected, strict=True):
         scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0)
         np.testing.assert_allclose(result, wanted, rtol=tolerance, atol=tolerance * scale)
-    return sch.mod
+    return mod
 
 
 def loops(mod, kind):
