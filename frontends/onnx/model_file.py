@@ -143,7 +143,34 @@ def _is_small(tensor: onnx.TensorProto) -> bool:
 
 
 def _check(skeleton: onnx.ModelProto, origin: str) -> None:
+    _move_unofficial(skeleton)
     try:
         onnx.checker.check_model(skeleton)
     except onnx.checker.ValidationError as error:
         raise CompileError(f"{origin} fails the ONNX checker: {error}") from error
+
+
+_UNOFFICIAL = {"SimplifiedLayerNormalization": 0, "LayerNormalization": 17}
+"""Operators that ONNX Runtime's exporters put into the standard's domain -> the opset from which
+the standard has them, 0 for never."""
+
+
+def _move_unofficial(skeleton: onnx.ModelProto) -> None:
+    """Move operators that the standard's domain lacks to com.microsoft, where they belong."""
+    version = next((e.version for e in skeleton.opset_import if e.domain in ("", "ai.onnx")), 0)
+    names = {name for name, since in _UNOFFICIAL.items() if not since or version < since}
+    moved = _move_nodes(skeleton.graph, names)
+    if moved and all(entry.domain != "com.microsoft" for entry in skeleton.opset_import):
+        skeleton.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+
+
+def _move_nodes(graph: onnx.GraphProto, names: set[str]) -> bool:
+    moved = False
+    for node in graph.node:
+        if node.op_type in names and node.domain in ("", "ai.onnx"):
+            node.domain = "com.microsoft"
+            moved = True
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, attribute.g):
+                moved |= _move_nodes(inner, names)
+    return moved

@@ -18,6 +18,8 @@ def runtime(model, feeds):
     """The outputs of ONNX Runtime, which reads IR versions up to 13."""
     copy = type(model).FromString(model.SerializeToString())
     copy.ir_version = min(copy.ir_version, 13)
+    for value in copy.graph.output:  # it infers them, where one_node could not
+        value.ClearField("type")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
