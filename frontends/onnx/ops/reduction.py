@@ -10,6 +10,8 @@ from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.known import is_symbolic
 from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.ops import run_time_axes
+from athanor.frontends.onnx.ops.run_time_axes import axis_count, is_run_time
 from athanor.frontends.onnx.tensors import (
     accumulation_dtype,
     cast,
@@ -43,7 +45,10 @@ def reduction(
     def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         x = inputs[0]
         axes: list[int] = []
-        if node.opset >= axes_input_since and node.has_input(1, inputs):
+        from_input = node.opset >= axes_input_since and node.has_input(1, inputs)
+        if from_input and is_run_time(node, 1, inputs) and axis_count(node, inputs[1]):
+            return _at_run_time(node, inputs, reduce, before, builder)
+        if from_input and not is_run_time(node, 1, inputs):
             axes = [int(axis) for axis in node.constant(1, "axes").reshape(-1)]
         elif node.has("axes"):
             axes = node.ints("axes")
@@ -64,6 +69,23 @@ def reduction(
         return cast(builder.emit(reduce(wide, sorted(chosen), keepdims, builder)), dtype, builder)
 
     return converter
+
+
+def _at_run_time(
+    node: Node,
+    inputs: Inputs,
+    reduce: Callable[..., relax.Expr],
+    before: Callable[[relax.Expr], relax.Expr] | None,
+    builder: Builder,
+) -> relax.Expr:
+    """Over axes that only the run knows."""
+    x = inputs[0] if before is None else builder.emit(before(inputs[0]))
+    if any(is_symbolic(dim) or dim == 0 for dim in shape_of(x)):
+        raise node.error(f"axes known only at run time on the shape {shape_of(x)}")
+    dtype = dtype_of(x)
+    wide = dtype if node.op in ("ReduceMax", "ReduceMin") else accumulation_dtype(dtype)
+    result = run_time_axes.reduce(node, cast(x, wide, builder), inputs[1], reduce, builder)
+    return cast(result, dtype, builder)
 
 
 def _noop(node: Node, x: relax.Expr, builder: Builder) -> relax.Expr:

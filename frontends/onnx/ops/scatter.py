@@ -17,6 +17,7 @@ from tvm.script import tirx as T
 from athanor.frontends.onnx.known import is_symbolic
 from athanor.frontends.onnx.known import product as product_of
 from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.ops import run_time_axes
 from athanor.frontends.onnx.ops.indexing import from_front
 from athanor.frontends.onnx.tensors import cast, dtype_of, reshape, shape_of
 
@@ -154,10 +155,13 @@ def cumulative(product: bool) -> Callable[..., relax.Expr]:
     def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         x = inputs[0]
         dims = shape_of(x)
-        axis = node.normalize_axis(int(node.constant(1, "axis").item()), len(dims))
         if any(not is_symbolic(dim) and dim == 0 for dim in dims):
             return x
-        sizes = [product_of(dims[:axis]), dims[axis], product_of(dims[axis + 1 :])]
+        if run_time_axes.is_run_time(node, 1, inputs):
+            sizes = run_time_axes.around_axis(node, x, inputs[1], builder)
+        else:
+            axis = node.normalize_axis(int(node.constant(1, "axis").item()), len(dims))
+            sizes = [product_of(dims[:axis]), dims[axis], product_of(dims[axis + 1 :])]
         flat = reshape(x, sizes, builder)
         outer, length, inner = (
             tirx.Var(name, "int64") if is_symbolic(size) else size

@@ -15,6 +15,7 @@ from athanor.frontends.onnx.known import (
     product,
 )
 from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.ops import run_time_axes
 from athanor.frontends.onnx.tensors import rank_of, reshape, shape_of
 
 R = relax.op
@@ -123,6 +124,8 @@ def squeeze(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     Source: https://onnx.ai/onnx/operators/onnx__Squeeze.html
     """
     shape = shape_of(inputs[0])
+    if node.opset >= 13 and run_time_axes.is_run_time(node, 1, inputs):
+        return run_time_axes.squeeze(node, inputs[0], inputs[1], builder)
     axes = axes_of(node, inputs)
     if axes is None:
         if any(is_symbolic(dim) for dim in shape):
@@ -142,6 +145,8 @@ def unsqueeze(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     Source: https://onnx.ai/onnx/operators/onnx__Unsqueeze.html
     """
     shape: list[Any] = list(shape_of(inputs[0]))
+    if node.opset >= 13 and run_time_axes.is_run_time(node, 1, inputs):
+        return run_time_axes.unsqueeze(node, inputs[0], inputs[1], builder)
     axes = axes_of(node, inputs)
     if axes is None:
         raise node.error("axes are missing")
