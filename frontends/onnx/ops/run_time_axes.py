@@ -11,6 +11,7 @@ range makes a size -1, which ends the run with an error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,137 +43,138 @@ def axis_count(node: Node, axes: relax.Expr) -> int:
 
 def reduce(node: Node, x: relax.Expr, axes: relax.Expr, how: Reduce, builder: Builder) -> Any:
     """Reduce `x` over the axes with `how`, a reduction over fixed axes."""
-    dims = list(shape_of(x))
-    rank, count = len(dims), axis_count(node, axes)
-    keepdims = bool(node.int("keepdims", 1))
-
-    def sizes(places: list[Any]) -> list[Any]:
-        masks = [_among(places, axis) for axis in range(rank)]
-        pairs = [
-            size
-            for mask, dim in zip(masks, dims, strict=True)
-            for size in (
-                tirx.Select(mask, _one(), _int64(dim)),
-                tirx.Select(mask, _int64(dim), _one()),
-            )
-        ]
-        return pairs if keepdims else [*pairs, *_remaining(masks, dims, rank - count)]
-
-    late = _late_sizes(node, axes, rank, dims, sizes, builder)
-    split = reshape(x, late[: 2 * rank], builder)
-    result = builder.emit(how(split, list(range(1, 2 * rank, 2)), False, builder))
-    return result if keepdims else reshape(result, late[2 * rank :], builder)
+    masks = _Masks(node, axes, shape_of(x), len(shape_of(x)))
+    split = reshape(x, masks.pairs(builder), builder)
+    odd = list(range(1, 2 * masks.rank, 2))
+    result = builder.emit(how(split, odd, False, builder))
+    if node.int("keepdims", 1):
+        return result
+    return reshape(result, masks.remaining(builder), builder)
 
 
 def squeeze(node: Node, x: relax.Expr, axes: relax.Expr, builder: Builder) -> relax.Expr:
     """Without the dims that the axes name, which have to be 1."""
-    dims = list(shape_of(x))
-    rank, count = len(dims), axis_count(node, axes)
-
-    def sizes(places: list[Any]) -> list[Any]:
-        masks = [_among(places, axis) for axis in range(rank)]
-        return _remaining(masks, dims, rank - count)
-
-    return reshape(x, _late_sizes(node, axes, rank, dims, sizes, builder), builder)
+    masks = _Masks(node, axes, shape_of(x), len(shape_of(x)))
+    return reshape(x, masks.remaining(builder), builder)
 
 
 def unsqueeze(node: Node, x: relax.Expr, axes: relax.Expr, builder: Builder) -> relax.Expr:
     """With dims of 1 put in at the axes."""
-    dims = list(shape_of(x))
-    rank = len(dims) + axis_count(node, axes)
-
-    def sizes(places: list[Any]) -> list[Any]:
-        result = []
-        before: Any = tirx.IntImm("int64", 0)
-        for axis in range(rank):
-            mask = _among(places, axis)
-            size: Any = _one()
-            for position, dim in enumerate(dims):
-                here = tirx.all(tirx.Not(mask), tirx.EQ(before, _int64(position)))
-                size = tirx.Select(here, _int64(dim), size)
-            result.append(size)
-            before = before + tirx.Select(mask, tirx.IntImm("int64", 0), _one())
-        return result
-
-    return reshape(x, _late_sizes(node, axes, rank, dims, sizes, builder), builder)
+    rank = len(shape_of(x)) + axis_count(node, axes)
+    return reshape(x, _Masks(node, axes, shape_of(x), rank).spread(builder), builder)
 
 
 def around_axis(node: Node, x: relax.Expr, axis: relax.Expr, builder: Builder) -> list[Any]:
     """The sizes (before, at, behind) of `x` around one axis."""
-    dims = list(shape_of(x))
-
-    def sizes(places: list[Any]) -> list[Any]:
-        parts: list[Any] = [_one(), _one(), _one()]
-        for position, dim in enumerate(dims):
-            here = _int64(position)
-            conditions = (here < places[0], tirx.EQ(here, places[0]), here > places[0])
-            parts = [
-                part * tirx.Select(condition, _int64(dim), _one())
-                for part, condition in zip(parts, conditions, strict=True)
-            ]
-        return parts
-
-    return _late_sizes(node, axis, len(dims), dims, sizes, builder)
+    masks = _Masks(node, axis, shape_of(x), len(shape_of(x)))
+    return masks.around(builder)
 
 
-def _late_sizes(
-    node: Node,
-    axes: relax.Expr,
-    rank: int,
-    dims: Sequence[Any],
-    sizes: Callable[[list[Any]], list[Any]],
-    builder: Builder,
-) -> list[Any]:
-    """Late dimensions with the sizes that `sizes` gives for the axes, counted from the front."""
-    if not all(isinstance(dim, int) for dim in dims):
-        raise node.error(f"axes known only at run time on the symbolic shape {list(dims)}")
-    count = axis_count(node, axes)
-    flat = reshape(cast(axes, "int64", builder), [count], builder)
-    length = len(sizes([_one()] * count))
+class _Masks:
+    """Which of `rank` dims the axes name, and sizes that follow; all in kernels of the run.
 
-    def kernel(given: te.Tensor) -> te.Tensor:
-        places, valid = [], tirx.const(True, "bool")
-        for number in range(count):
-            value = given[tirx.IntImm("int64", number)]
-            place = tirx.Select(value < 0, value + _int64(rank), value)
-            valid = tirx.all(valid, place >= 0, place < rank)
-            valid = tirx.all(valid, *(tirx.NE(place, other) for other in places))
-            places.append(place)
-        elements = sizes(places)
+    Every stage is a sum, so that no rule inlines it: written into one expression, the conditions
+    take TVM's simplifier seconds.
+    """
 
-        def element(index: Any) -> Any:
-            chosen = elements[-1]
-            for position in range(len(elements) - 1):
-                chosen = tirx.Select(tirx.EQ(index, _int64(position)), elements[position], chosen)
-            return tirx.Select(valid, chosen, tirx.IntImm("int64", -1))
+    def __init__(self, node: Node, axes: relax.Expr, dims: Sequence[Any], rank: int) -> None:
+        if not all(isinstance(dim, int) for dim in dims):
+            raise node.error(f"axes known only at run time on the symbolic shape {list(dims)}")
+        self.axes, self.dims, self.rank = axes, list(dims), rank
+        self.count = axis_count(node, axes)
 
-        return te.compute((tirx.IntImm("int64", len(elements)),), element, name="late_sizes")
+    def pairs(self, builder: Builder) -> list[Any]:
+        """(1, d) for each dim that an axis names, (d, 1) for the others."""
 
-    source = builder.emit(compute(builder, "late_sizes", kernel, flat))
-    return builder.late_dims(source, length)
+        def element(j: Any, masks: te.Tensor, _before: te.Tensor) -> Any:
+            named, size = masks[j // 2] > 0, self.size(j // 2)
+            first = tirx.Select(named, _int64(1), size)
+            return tirx.Select(
+                tirx.EQ(j % 2, _int64(0)), first, tirx.Select(named, size, _int64(1))
+            )
 
+        return self.late(element, 2 * self.rank, builder)
 
-def _remaining(masks: Sequence[Any], dims: Sequence[Any], count: int) -> list[Any]:
-    """The sizes of the dims that no axis names, in order."""
-    result = [_one()] * count
-    before: Any = tirx.IntImm("int64", 0)
-    for mask, dim in zip(masks, dims, strict=True):
-        for position in range(count):
-            here = tirx.all(tirx.Not(mask), tirx.EQ(before, _int64(position)))
-            result[position] = tirx.Select(here, _int64(dim), result[position])
-        before = before + tirx.Select(mask, tirx.IntImm("int64", 0), _one())
-    return result
+    def remaining(self, builder: Builder) -> list[Any]:
+        """The sizes of the dims that no axis names, in order."""
 
+        def element(j: Any, masks: te.Tensor, before: te.Tensor) -> Any:
+            total: Any = _int64(0)
+            for axis, dim in enumerate(self.dims):
+                here = tirx.all(masks[axis] < 1, tirx.EQ(_int64(axis) - before[axis], j))
+                total = total + here.astype("int64") * _int64(dim)
+            return total
 
-def _among(places: Sequence[Any], axis: int) -> Any:
-    found: Any = tirx.const(False, "bool")
-    for place in places:
-        found = tirx.any(found, tirx.EQ(place, _int64(axis)))
-    return found
+        return self.late(element, self.rank - self.count, builder)
 
+    def spread(self, builder: Builder) -> list[Any]:
+        """1 where an axis is, the dims in order elsewhere."""
 
-def _one() -> tirx.IntImm:
-    return tirx.IntImm("int64", 1)
+        def element(j: Any, masks: te.Tensor, before: te.Tensor) -> Any:
+            return tirx.Select(masks[j] > 0, _int64(1), self.size(j - before[j]))
+
+        return self.late(element, self.rank, builder)
+
+    def around(self, builder: Builder) -> list[Any]:
+        """The products of the dims before, at and behind the one axis."""
+
+        def element(j: Any, masks: te.Tensor, _before: te.Tensor) -> Any:
+            total: Any = _int64(0)
+            for axis in range(self.rank):
+                sizes = (self.dims[:axis], self.dims[axis : axis + 1], self.dims[axis + 1 :])
+                for part, dims in enumerate(sizes):
+                    here = tirx.all(masks[axis] > 0, tirx.EQ(j, _int64(part)))
+                    total = total + here.astype("int64") * _int64(math.prod(dims))
+            return total
+
+        return self.late(element, 3, builder)
+
+    def size(self, axis: Any) -> Any:
+        """The dim at a computed place."""
+        total: Any = _int64(0)
+        for place, dim in enumerate(self.dims):
+            total = total + tirx.EQ(axis, _int64(place)).astype("int64") * _int64(dim)
+        return total
+
+    def late(self, element: Callable[..., Any], length: int, builder: Builder) -> list[Any]:
+        """`length` late dimensions, each `element(index, masks, masks before)`; -1 if invalid."""
+        if length == 0:
+            return []
+        rank, count = self.rank, self.count
+        flat = reshape(cast(self.axes, "int64", builder), [count], builder)
+
+        def kernel(given: te.Tensor) -> te.Tensor:
+            def names(k: Any, axis: Any) -> Any:
+                value = given[k]
+                return tirx.any(tirx.EQ(value, axis), tirx.EQ(value + _int64(rank), axis))
+
+            each = te.reduce_axis((0, count), "each")
+            masks = te.compute(
+                (_int64(rank),),
+                lambda axis: te.sum(names(each, axis).astype("int64"), axis=each),
+                name="masks",
+            )
+            lower = te.reduce_axis((0, rank), "lower")
+            before = te.compute(
+                (_int64(rank),),
+                lambda axis: te.sum(tirx.Select(lower < axis, masks[lower], _int64(0)), axis=lower),
+                name="masks_before",
+            )
+            every = te.reduce_axis((0, rank), "every")
+            named = te.compute(
+                (_int64(1),),
+                lambda _: te.sum(tirx.min(masks[every], _int64(1)), axis=every),
+                name="named",
+            )
+
+            def value(j: Any) -> Any:
+                valid = tirx.EQ(named[_int64(0)], _int64(count))
+                return tirx.Select(valid, element(j, masks, before), _int64(-1))
+
+            return te.compute((_int64(length),), value, name="late_sizes")
+
+        source = builder.emit(compute(builder, "late_sizes", kernel, flat))
+        return builder.late_dims(source, length)
 
 
 def _int64(value: int) -> tirx.IntImm:
