@@ -243,5 +243,9 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("com.microsoft", "RotaryEmbedding", 1): contrib_attention.rotary_embedding,
     ("com.microsoft", "SimplifiedLayerNormalization", 1): contrib.simplified_layer_normalization,
     ("com.microsoft", "SkipLayerNormalization", 1): contrib.skip_layer_normalization,
-    ("com.microsoft", "SkipSimplifiedLayerNormalization", 1): contrib.skip_simplified_layer_normalization,
+    (
+        "com.microsoft",
+        "SkipSimplifiedLayerNormalization",
+        1,
+    ): contrib.skip_simplified_layer_normalization,
 }
