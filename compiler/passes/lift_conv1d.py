@@ -39,6 +39,7 @@ class _Rewriter(GraphRewriter):
                 padding=_sides(attrs.padding),
                 dilation=(1, *_numbers(attrs.dilation)),
                 groups=int(attrs.groups),
+                out_dtype=str(old.ty.dtype),
             )
         elif kind in ("relax.nn.max_pool1d", "relax.nn.avg_pool1d"):
             if attrs.layout != "NCW":

@@ -160,8 +160,11 @@ def test_matmul_integer_points_per_row():
     np.testing.assert_array_equal(result, left @ inputs[1].astype(np.int32))
 
 
-@pytest.mark.parametrize(("a", "b"), PRODUCTS, ids=str)
-@pytest.mark.parametrize("per_column", [False, True])
+# ONNX Runtime has one scale per column only for matrices.
+SCALED = [(*pair, many) for pair in PRODUCTS for many in (False, True)[: 1 + (len(pair[1]) <= 2)]]
+
+
+@pytest.mark.parametrize(("a", "b", "per_column"), SCALED, ids=str)
 def test_qlinear_matmul(a, b, per_column):
     count = b[-1:] if per_column else ()
     inputs = [
@@ -175,8 +178,6 @@ def test_qlinear_matmul(a, b, per_column):
         np.array(0.05 * a[-1] ** 0.5, np.float32),
         np.array(110, np.uint8),
     ]
-    if per_column and len(b) > 2:
-        pytest.skip("ONNX Runtime has one scale per column only for matrices")
     compare_node("QLinearMatMul", inputs, opset=21, constants=(3, 4, 5))
 
 
@@ -213,7 +214,8 @@ def test_qlinear_conv(case, per_channel):
         integers("uint8", *case["x"]),
         np.array(0.03, np.float32),
         np.array(100, np.uint8),
-        integers("int8", *case["w"], seed=1),
+        # Seven bits: with eight, ONNX Runtime's sums of two products saturate on AVX2 machines.
+        integers("int8", *case["w"], seed=1) // 2,
         scales(*count, seed=2),
         np.zeros(count, np.int8),
         np.array(0.2 * depth**0.5, np.float32),
