@@ -143,7 +143,10 @@ class _Extractor:
                 self.read_dims(binding.var)
         for source, _ in list(self.late):
             self.read_dims(source)
-        results = [self.tensor(expr) for expr in self.result_exprs]
+        results: list[Tensor] = []
+        for expr in self.result_exprs:
+            value = self.value(expr)  # of a module of one's own, it may be a call's tuple
+            results += value if isinstance(value, list) else [value]
         return Block(self.steps, results)
 
     def read_dims(self, source: Expr) -> None:
@@ -326,7 +329,7 @@ def _fields(body: relax.SeqExpr) -> list[Expr]:
     result = body.body
     for block in body.blocks:
         for binding in block.bindings:
-            if binding.var.same_as(result):
+            if binding.var.same_as(result) and isinstance(binding.value, relax.Tuple):
                 result = binding.value
     return list(result.fields) if isinstance(result, relax.Tuple) else [result]
 

@@ -53,6 +53,38 @@ def test_two_kernels():
     np.testing.assert_allclose(outputs["output1"], (x * 2).sum(1), rtol=1e-6)
 
 
+@I.ir_module
+class TwoResults:
+    @T.prim_func(s_tir=True)
+    def both(
+        x: T.Buffer((6,), "float32"), y: T.Buffer((6,), "float32"), z: T.Buffer((6,), "float32")
+    ):
+        for i in range(6):
+            with T.sblock("more"):
+                vi = T.axis.spatial(6, i)
+                y[vi] = x[vi] + T.float32(1)
+        for i in range(6):
+            with T.sblock("less"):
+                vi = T.axis.spatial(6, i)
+                z[vi] = x[vi] - T.float32(1)
+
+    @R.function
+    def main(
+        x: R.Tensor((6,), "float32"),
+    ) -> R.Tuple(R.Tensor((6,), "float32"), R.Tensor((6,), "float32")):
+        cls = TwoResults
+        return R.call_tir(
+            cls.both, (x,), out_ty=[R.Tensor((6,), "float32"), R.Tensor((6,), "float32")]
+        )
+
+
+def test_results_of_the_last_call():
+    x = np.arange(6, dtype=np.float32)
+    more, less = compile_module(TwoResults).load(threads=1).run({"x": x}).values()
+    np.testing.assert_array_equal(more, x + 1)
+    np.testing.assert_array_equal(less, x - 1)
+
+
 def test_unknown_target():
     with pytest.raises(CompileError, match="unknown target 'z80'"):
         compile_module(TwoKernels, "z80")
