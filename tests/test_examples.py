@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -41,7 +40,6 @@ def test_vector_add(tmp_path):
 
 def test_train_digits(tmp_path):
     """A fifth of the training gives a network that has learnt; the committed one is as claimed."""
-    pytest.importorskip("sklearn")
     import athanor
 
     run_example("train_digits.py", tmp_path / "digits.onnx", 8, cwd=tmp_path)
@@ -58,8 +56,6 @@ def test_train_digits(tmp_path):
 
 
 def test_demo(tmp_path):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("onnxruntime")
     text = run_example("demo.py", cwd=tmp_path)
     assert "light_resnet50" in text
     (accuracy,) = re.findall(r"digits: (\d+\.\d+)% of 599 held-out images", text)

@@ -215,7 +215,6 @@ def test_inspect_kernel_errors(athanor_command, digits_artifact, kept_ir):
 
 
 def test_verify(athanor_command, digits_model):
-    pytest.importorskip("onnxruntime")
     code, out, _ = athanor_command("verify", digits_model, "--dim", "batch=5")
     assert code == 0
     assert out.startswith("probabilities  [5, 10]  max abs ")
@@ -224,7 +223,6 @@ def test_verify(athanor_command, digits_model):
 
 
 def test_verify_fails_past_the_tolerance(athanor_command, digits_model):
-    pytest.importorskip("onnxruntime")
     code, out, _ = athanor_command("verify", digits_model, "--tolerance", "-1")
     assert code == 1
     assert "FAILED" in out
@@ -239,7 +237,6 @@ def test_onnxruntime_is_optional(athanor_command, digits_model, monkeypatch, ver
 
 
 def test_bench(athanor_command, digits_model, monkeypatch):
-    pytest.importorskip("onnxruntime")
     monkeypatch.setattr("athanor.compiler.commands.bench.SECONDS_PER_TURN", 0.001)
     code, out, _ = athanor_command("bench", digits_model, "--threads", 1, "--rounds", 2)
     assert code == 0

@@ -1,13 +1,12 @@
 """Real architectures, whole way, against ONNX Runtime."""
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import athanor
 
 from .light import NAMES, random_light_model
-
-onnxruntime = pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,13 +3,12 @@
 import functools
 
 import numpy as np
+import onnxruntime
 import pytest
 
 import athanor
 
 from . import small
-
-onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def image(*shape):

@@ -7,7 +7,6 @@ import sys
 import artifacts
 import pytest
 
-pytest.importorskip("setuptools", minversion="77")
 ROOT = artifacts.HERE.parents[1]
 
 
