@@ -19,6 +19,7 @@ from tvm.ir import IRModule, PrimType
 from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
 from athanor.targets.lower_math import LowerMath, LowerPower
+from athanor.targets.partition_hints import DropUnsafePartitionHints
 from athanor.targets.target import TargetSpec
 
 
@@ -143,6 +144,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             LowerPower(),
             t.BF16ComputeLegalize(),
             t.FP8ComputeLegalize(),
+            DropUnsafePartitionHints(),
             s.LoopPartition(),
             t.VectorizeLoop(True),
             t.StorageRewrite(),
