@@ -115,11 +115,11 @@ def one_hot(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     Source: https://onnx.ai/onnx/operators/onnx__OneHot.html
     """
     indices, values = inputs[0], inputs[2]
-    depth = int(node.constant(1, "depth").reshape(-1)[0])
+    (size,) = node.elements(1, "depth")
     rank = rank_of(indices)
     axis = node.axis("axis", rank + 1, -1)
 
-    def kernel(index: te.Tensor, value: te.Tensor) -> te.Tensor:
+    def kernel(index: te.Tensor, value: te.Tensor, depth: Any) -> te.Tensor:
         shape = (*index.shape[:axis], depth, *index.shape[axis:])
 
         def element(*i: Any) -> Any:
@@ -129,7 +129,7 @@ def one_hot(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
         return te.compute(shape, element, name="one_hot")
 
-    return compute(builder, "one_hot", kernel, indices, values)
+    return compute(builder, "one_hot", kernel, indices, values, size)
 
 
 def trilu(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -137,10 +137,10 @@ def trilu(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__Trilu.html
     """
-    diagonal = int(node.constant(1, "k").item()) if node.has_input(1, inputs) else 0
+    (first,) = node.elements(1, "k") if node.has_input(1, inputs) else (0,)
     upper = bool(node.int("upper", 1))
 
-    def kernel(data: te.Tensor) -> te.Tensor:
+    def kernel(data: te.Tensor, diagonal: Any) -> te.Tensor:
         def element(*i: Any) -> Any:
             offset = i[-1] - i[-2]
             kept = offset >= diagonal if upper else offset <= diagonal
@@ -148,7 +148,7 @@ def trilu(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
         return te.compute(data.shape, element, name="trilu")
 
-    return compute(builder, "trilu", kernel, inputs[0])
+    return compute(builder, "trilu", kernel, inputs[0], first)
 
 
 def eye_like(node: Node, inputs: Inputs, builder: Builder) -> Any:

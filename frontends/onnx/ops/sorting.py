@@ -18,7 +18,7 @@ Inputs = list[relax.Expr]
 Builder = relax.BlockBuilder
 
 
-def top_k(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, relax.Expr]:
+def top_k(node: Node, inputs: Inputs, builder: Any) -> tuple[relax.Expr, relax.Expr]:
     """Values and int64 indices of the k largest (or smallest) elements, in order.
 
     Of equal elements the one with the lower index comes first. k is the attribute (opset 9 and
@@ -30,8 +30,11 @@ def top_k(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, rel
     if any(is_symbolic(dim) for dim in dims):
         raise node.error(f"input {dims} has a symbolic dimension; fix it with shapes=")
     axis = node.axis("axis", len(dims), -1)
-    k = node.int("k") if node.opset < 10 else int(node.constant(1, "k").item())
-    if not 0 <= k <= dims[axis]:
+    (k,) = (node.int("k"),) if node.opset < 10 else node.elements(1, "k")
+    if is_symbolic(k):
+        sentence = f"TopK needs k from 0 to {dims[axis]}, the size of its axis,"
+        builder.require(tirx.all(k >= 0, k <= dims[axis]), sentence)
+    elif not 0 <= k <= dims[axis]:
         raise node.error(f"k={k} for an axis of size {dims[axis]}")
     result_dims = [*dims[:axis], k, *dims[axis + 1 :]]
     dtype = dtype_of(x)
@@ -40,7 +43,8 @@ def top_k(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, rel
         return constant(empty), constant(empty.astype(np.int64))
     outer, inner = int(np.prod(dims[:axis])), int(np.prod(dims[axis + 1 :]))
     flat = reshape(x, [outer, dims[axis], inner], builder)
-    function = _top_k_kernel(outer, dims[axis], inner, k, dtype, bool(node.int("largest", 1)))
+    count = tirx.Var("k", "int64") if is_symbolic(k) else k
+    function = _top_k_kernel(outer, dims[axis], inner, count, dtype, bool(node.int("largest", 1)))
     kernel = builder.add_func(function, "top_k")
     types = [relax.TensorType([outer, k, inner], kind) for kind in (dtype, "int64")]
     call = builder.emit(relax.call_tir(kernel, [flat], types))
@@ -49,7 +53,7 @@ def top_k(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, rel
 
 
 def _top_k_kernel(
-    outer: int, length: int, inner: int, k: int, dtype: str, largest: bool
+    outer: int, length: int, inner: int, k: Any, dtype: str, largest: bool
 ) -> tirx.PrimFunc:
     """Selection: each of k passes finds the best element that comes after the previous one."""
 
