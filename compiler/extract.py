@@ -131,7 +131,16 @@ class _Extractor:
         late = [param for param in self.main.params if param.name.startswith(LATE)]
         self.result_exprs = results[: len(results) - len(late)]
         sources = results[len(results) - len(late) :]
-        self.late = list(zip(sources, [param.ty.values for param in late], strict=True))
+        definitions = {
+            binding.var: binding.value
+            for block in self.main.body.blocks
+            for binding in block.bindings
+        }
+        self.late = [
+            (_origin(source, definitions), source, list(param.ty.values))
+            for source, param in zip(sources, late, strict=True)
+        ]
+        self.definitions = definitions
 
     def run(self) -> Block:
         self.check()
@@ -141,20 +150,20 @@ class _Extractor:
             for binding in block.bindings:
                 self.bind(binding)
                 self.read_dims(binding.var)
-        for source, _ in list(self.late):
-            self.read_dims(source)
+        assert not self.late, "late dimensions come from values that main binds"
         results: list[Tensor] = []
         for expr in self.result_exprs:
             value = self.value(expr)  # of a module of one's own, it may be a call's tuple
             results += value if isinstance(value, list) else [value]
         return Block(self.steps, results)
 
-    def read_dims(self, source: Expr) -> None:
-        """Read the late dimensions that `source` holds, if any."""
-        for entry in [entry for entry in self.late if entry[0].same_as(source)]:
+    def read_dims(self, bound: relax.Var) -> None:
+        """Read the late dimensions that the call just bound has computed, if any."""
+        for entry in [entry for entry in self.late if entry[0].same_as(bound)]:
             self.late.remove(entry)
-            self.steps.append(ReadDims(self.tensor(source), list(entry[1])))
-            self.defined |= {symbol.name for symbol in entry[1]}
+            _, source, symbols = entry
+            self.steps.append(ReadDims(self.tensor(source), symbols))
+            self.defined |= {symbol.name for symbol in symbols}
         self.check()
 
     def check(self) -> None:
@@ -181,7 +190,8 @@ class _Extractor:
 
     def value(self, expr: relax.Expr) -> Tensor | list:
         if isinstance(expr, relax.Var):
-            return self.values[expr]
+            # an element of a tuple may be asked for before it is bound
+            return self.values[expr] if expr in self.values else self.value(self.definitions[expr])
         if isinstance(expr, relax.Tuple):
             return [self.value(item) for item in expr.fields]
         if isinstance(expr, relax.TupleGetItem):
@@ -332,6 +342,17 @@ def _fields(body: relax.SeqExpr) -> list[Expr]:
             if binding.var.same_as(result) and isinstance(binding.value, relax.Tuple):
                 result = binding.value
     return list(result.fields) if isinstance(result, relax.Tuple) else [result]
+
+
+def _origin(source: Expr, definitions: dict[relax.Var, Expr]) -> Expr:
+    """What has to be bound for `source` to be there: passes may name a tuple's element late."""
+    while True:
+        if isinstance(source, relax.TupleGetItem):
+            source = source.tuple_value
+        elif isinstance(definitions.get(source), (relax.Var, relax.TupleGetItem)):
+            source = definitions[source]
+        else:
+            return source
 
 
 def _is_scalar(expr: Expr) -> bool:

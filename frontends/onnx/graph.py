@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import tvm
 from tvm import relax
 
 from athanor.errors import CompileError
@@ -37,8 +38,13 @@ class GraphConverter:
         operators: Operators,
         opsets: dict[str, int],
         folder: Path | None,
+        outer: GraphConverter | None = None,
     ) -> None:
         self.builder = builder
+        self.builder.scope = self
+        self.outer = outer
+        self.captured: list[tuple[relax.Expr, relax.Var]] = []
+        """Values of the graph around this one, and the parameters that stand for them here."""
         self.operators = operators
         self.opsets = opsets
         self.folder = folder
@@ -66,6 +72,13 @@ class GraphConverter:
                 self._exprs[name] = materialize(self._known[name], self.builder)
             elif name in self._weights:
                 self._exprs[name] = to_constant(self._weights[name], self.folder)
+            elif self.outer is not None:
+                elements = self.outer.known(name)
+                self._exprs[name] = (
+                    materialize(elements, self.builder)
+                    if elements is not None
+                    else self._capture(name, self.outer.tensor(name))
+                )
             else:
                 raise CompileError(f"value {name!r} is used before it is defined")
         return self._exprs[name]
@@ -76,7 +89,26 @@ class GraphConverter:
             weight = self._weights[name]
             if _element_count(weight) * 8 <= _KNOWN_BYTES:
                 self._known[name] = known(to_array(weight, self.folder))
-        return self._known.get(name)
+        if name in self._known or name in self._exprs or name in self._weights:
+            return self._known.get(name)
+        return self.outer.known(name) if self.outer is not None else None
+
+    def result(self, name: str) -> relax.Expr | Known:
+        """The value of an ONNX name, as elements where these are known."""
+        elements = self.known(name)
+        return elements if elements is not None else self.tensor(name)
+
+    def take(self, value: relax.Expr) -> relax.Expr:
+        """A value of the graph around this one, without a name."""
+        return self._capture("outer", value)
+
+    def _capture(self, name: str, value: relax.Expr) -> relax.Expr:
+        """A value of the graph around this one as a parameter; constants need none."""
+        if isinstance(value, tvm.ir.GenericConst):
+            return value
+        param = relax.Var(identifier(name), value.ty)
+        self.captured.append((value, param))
+        return param
 
     def convert(self, protos: Iterable[onnx.NodeProto]) -> None:
         """Convert nodes in order; their outputs become defined names."""

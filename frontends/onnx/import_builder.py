@@ -64,6 +64,7 @@ class Shared:
 
     subgraphs: list[Subgraph] = field(default_factory=list)
     late_count: int = 0
+    late_params: int = 0
 
 
 def marker(kind: str, numbers: Sequence[int]) -> str:
@@ -90,6 +91,10 @@ class ImportBuilder(relax.BlockBuilder):
         self.requirements: list[Requirement] = []
         self.late_params: list[relax.Var] = []
         self.late_sources: list[relax.Expr] = []
+        self.visible: list[tirx.Var] = []
+        """Symbols that this graph and those inside it may use."""
+        self.scope: Any = None
+        """The GraphConverter of this graph, for operators with graphs inside."""
         self._place = ""
         self._hint = ""
 
@@ -100,6 +105,13 @@ class ImportBuilder(relax.BlockBuilder):
     def emit(self, expr: relax.Expr, name_hint: str = "") -> Any:
         """As BlockBuilder.emit, with the node's name as the default hint."""
         return super().emit(expr, name_hint or self._hint)
+
+    def declare(self, params: Sequence[relax.Var]) -> None:
+        """Make the symbols in the shapes of main's parameters visible."""
+        for param in params:
+            for dim in param.ty.shape.values:
+                if isinstance(dim, tirx.Var) and not any(dim.same_as(v) for v in self.visible):
+                    self.visible.append(dim)
 
     def require(self, condition: Any, sentence: str) -> None:
         """Every run needs the condition; the sentence says what is wrong without it."""
@@ -123,11 +135,26 @@ class ImportBuilder(relax.BlockBuilder):
         """Integers, negative ones too, that are the `count` elements of an int64 tensor."""
         return self._late(source, count, is_dim=False)
 
+    def new_dims(self, count: int) -> list[tirx.Var]:
+        """Dimensions whose tensor is named later, to `define_dims`."""
+        return self._new(count, is_dim=True)
+
+    def define_dims(self, symbols: Sequence[tirx.Var], source: relax.Expr) -> None:
+        """Say which int64 tensor holds the sizes."""
+        number = self.shared.late_params
+        self.shared.late_params += 1
+        self.late_params.append(relax.Var(f"{LATE}{number}", relax.ShapeType(list(symbols))))
+        self.late_sources.append(source)
+
     def _late(self, source: relax.Expr, count: int, is_dim: bool) -> list[tirx.Var]:
+        symbols = self._new(count, is_dim)
+        self.define_dims(symbols, source)
+        return symbols
+
+    def _new(self, count: int, is_dim: bool) -> list[tirx.Var]:
         number = self.shared.late_count
         self.shared.late_count += 1
         stem = f"{self._hint or 'late'}_{number}"
         symbols = [late_symbol(stem, index, is_dim) for index in range(count)]
-        self.late_params.append(relax.Var(f"{LATE}{number}", relax.ShapeType(symbols)))
-        self.late_sources.append(source)
+        self.visible += symbols
         return symbols

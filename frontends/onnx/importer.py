@@ -80,6 +80,7 @@ def import_model(
     for name, tensor in source.weights.items():
         converter.define_weight(name, tensor)
 
+    builder.declare(params)
     with builder.function("main"):
         with builder.dataflow():
             converter.convert(skeleton.graph.node)
