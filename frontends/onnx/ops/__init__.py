@@ -25,6 +25,7 @@ from athanor.frontends.onnx.ops import (
     generator,
     grid,
     indexing,
+    linear_algebra,
     matmul,
     normalization,
     patches,
@@ -43,6 +44,7 @@ from athanor.frontends.onnx.ops import (
     signal,
     slicing,
     sorting,
+    training,
 )
 from athanor.frontends.onnx.ops.activation import formula
 from athanor.frontends.onnx.ops.elementwise import binary, unary, variadic
@@ -93,6 +95,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "DFT", 17): signal.dft,
     ("", "DeformConv", 19): patches.deform_conv,
     ("", "DequantizeLinear", 10): quantization.dequantize_linear,
+    ("", "Det", 11): linear_algebra.determinant,
     ("", "Div", 6): elementwise.divide,
     ("", "Dropout", 6): activation.dropout,
     ("", "DynamicQuantizeLinear", 11): quantization.dynamic_quantize_linear,
@@ -233,6 +236,9 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Upsample", 7): resize.upsample,
     ("", "Where", 9): elementwise.where,
     ("", "Xor", 1): binary(R.logical_xor),
+    ("ai.onnx.preview.training", "Adagrad", 1): training.optimizer(training.adagrad, 3),
+    ("ai.onnx.preview.training", "Adam", 1): training.optimizer(training.adam, 4),
+    ("ai.onnx.preview.training", "Momentum", 1): training.optimizer(training.momentum, 3),
     ("com.microsoft", "Attention", 1): contrib_attention.attention,
     ("com.microsoft", "BiasGelu", 1): contrib.gelu,
     ("com.microsoft", "DequantizeLinear", 1): contrib_quantized.dequantize,

@@ -208,10 +208,11 @@ def _unpool_kernel(count: int, total: int, dtype: str) -> tirx.PrimFunc:
         Y: T.Buffer((total,), dtype),
     ) -> None:
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        for i in T.serial(total):
-            Y[i] = zero
-        for i in T.serial(count):
-            if inside(I[i]):
-                Y[I[i]] = X[i]
+        with T.sblock("root"):
+            for i in T.serial(total):
+                Y[i] = zero
+            for i in T.serial(count):
+                if inside(I[i]):
+                    Y[I[i]] = X[i]
 
     return unpool

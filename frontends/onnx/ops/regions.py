@@ -185,22 +185,23 @@ def _roi_align_kernel(
         Y: T.Buffer((regions, channels, rows, columns), "float32"),
     ) -> None:
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        for r in T.parallel(regions):
-            for c, i, j in T.grid(channels, rows, columns):
-                Y[r, c, i, j] = first(B, r)
-                for p in T.serial(samples(B, r, 0)):
-                    for q in T.serial(samples(B, r, 1)):
-                        Y[r, c, i, j] = combine(
-                            Y[r, c, i, j],
-                            sampled(
-                                X,
-                                image(N, r),
-                                c,
-                                position(B, r, 0, i, p),
-                                position(B, r, 1, j, q),
-                            ),
-                        )
-                Y[r, c, i, j] = final(Y[r, c, i, j], B, r)
+        with T.sblock("root"):
+            for r in T.parallel(regions):
+                for c, i, j in T.grid(channels, rows, columns):
+                    Y[r, c, i, j] = first(B, r)
+                    for p in T.serial(samples(B, r, 0)):
+                        for q in T.serial(samples(B, r, 1)):
+                            Y[r, c, i, j] = combine(
+                                Y[r, c, i, j],
+                                sampled(
+                                    X,
+                                    image(N, r),
+                                    c,
+                                    position(B, r, 0, i, p),
+                                    position(B, r, 1, j, q),
+                                ),
+                            )
+                    Y[r, c, i, j] = final(Y[r, c, i, j], B, r)
 
     return roi_align_kernel
 
@@ -246,14 +247,15 @@ def _max_roi_pool_kernel(
         Y: T.Buffer((regions, channels, rows, columns), "float32"),
     ) -> None:
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        for r in T.parallel(regions):
-            for c, i, j in T.grid(channels, rows, columns):
-                Y[r, c, i, j] = first(B, r, i, j)
-                for p in T.serial(count(B, r, 0, i)):
-                    for q in T.serial(count(B, r, 1, j)):
-                        Y[r, c, i, j] = tirx.max(
-                            Y[r, c, i, j],
-                            X[image(B, r), c, edge(B, r, 0, i, 0) + p, edge(B, r, 1, j, 0) + q],
-                        )
+        with T.sblock("root"):
+            for r in T.parallel(regions):
+                for c, i, j in T.grid(channels, rows, columns):
+                    Y[r, c, i, j] = first(B, r, i, j)
+                    for p in T.serial(count(B, r, 0, i)):
+                        for q in T.serial(count(B, r, 1, j)):
+                            Y[r, c, i, j] = tirx.max(
+                                Y[r, c, i, j],
+                                X[image(B, r), c, edge(B, r, 0, i, 0) + p, edge(B, r, 1, j, 0) + q],
+                            )
 
     return max_roi_pool_kernel
