@@ -18,9 +18,15 @@ from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import Known, known, materialize
 from athanor.frontends.onnx.node import Node, parse_attributes
 from athanor.frontends.onnx.operators import Operators, canonical_domain
+from athanor.frontends.onnx.sequence_value import OptionalValue, SequenceValue
 from athanor.frontends.onnx.shapes import identifier
 from athanor.frontends.onnx.tensor_data import to_array, to_constant
 from athanor.frontends.onnx.tensors import dtype_of, np_dtype, shape_of
+
+_TAKES_SEQUENCES = frozenset(
+    "SequenceAt SequenceErase SequenceInsert SequenceLength ConcatFromSequence Identity Optional "
+    "OptionalGetElement OptionalHasElement".split()
+)
 
 _KNOWN_BYTES = 1 << 16  # weights up to this size are followed through shape computations
 
@@ -67,6 +73,14 @@ class GraphConverter:
 
     def tensor(self, name: str) -> relax.Expr:
         """The value of an ONNX name as a relax expression."""
+        value = self.value(name)
+        if isinstance(value, (SequenceValue, OptionalValue)):
+            kind = "a sequence" if isinstance(value, SequenceValue) else "an optional"
+            raise CompileError(f"value {name!r} is {kind}; only tensors are supported here")
+        return value
+
+    def value(self, name: str) -> relax.Expr | SequenceValue | OptionalValue:
+        """The value of an ONNX name: an expression, or a sequence or optional of them."""
         if name not in self._exprs:
             if name in self._known:
                 self._exprs[name] = materialize(self._known[name], self.builder)
@@ -77,7 +91,7 @@ class GraphConverter:
                 self._exprs[name] = (
                     materialize(elements, self.builder)
                     if elements is not None
-                    else self._capture(name, self.outer.tensor(name))
+                    else self._capture(name, self.outer.value(name))
                 )
             else:
                 raise CompileError(f"value {name!r} is used before it is defined")
@@ -93,17 +107,22 @@ class GraphConverter:
             return self._known.get(name)
         return self.outer.known(name) if self.outer is not None else None
 
-    def result(self, name: str) -> relax.Expr | Known:
+    def result(self, name: str) -> relax.Expr | Known | SequenceValue | OptionalValue:
         """The value of an ONNX name, as elements where these are known."""
         elements = self.known(name)
-        return elements if elements is not None else self.tensor(name)
+        return elements if elements is not None else self.value(name)
 
     def take(self, value: relax.Expr) -> relax.Expr:
         """A value of the graph around this one, without a name."""
         return self._capture("outer", value)
 
-    def _capture(self, name: str, value: relax.Expr) -> relax.Expr:
+    def _capture(self, name: str, value: Any) -> Any:
         """A value of the graph around this one as a parameter; constants need none."""
+        if isinstance(value, SequenceValue):
+            return SequenceValue(tuple(self._capture(name, each) for each in value.elements))
+        if isinstance(value, OptionalValue):
+            held = value.value
+            return OptionalValue(None if held is None else self._capture(name, held))
         if isinstance(value, tvm.ir.GenericConst):
             return value
         param = relax.Var(identifier(name), value.ty)
@@ -135,7 +154,11 @@ class GraphConverter:
             self._convert_body(proto, node)
             return
         self.builder.enter_node(node.place, identifier(next(filter(None, node.outputs), "")))
-        inputs = [self.tensor(name) if name else None for name in proto.input]
+        inputs = [self.value(name) if name else None for name in proto.input]
+        if node.op not in _TAKES_SEQUENCES and any(
+            isinstance(value, (SequenceValue, OptionalValue)) for value in inputs
+        ):
+            raise node.error("an input is a sequence or an optional")
         try:
             self._define_outputs(node, converter(node, inputs, self.builder))
         except (CompileError, AssertionError):
@@ -184,8 +207,10 @@ class GraphConverter:
         if missing:
             raise node.error(f"output {missing[0]!r} is not supported")
 
-    def _named(self, value: relax.Expr, name: str) -> relax.Expr:
+    def _named(self, value: Any, name: str) -> Any:
         """Emit the converter's last expression under the ONNX value's name."""
+        if isinstance(value, (SequenceValue, OptionalValue)):
+            return value
         if isinstance(value, relax.Var) or not isinstance(value, relax.Call):
             return self.builder.normalize(value)
         return self.builder.emit(value, name_hint=identifier(name))
