@@ -1,5 +1,6 @@
 # make demo   two real models compiled, run and compared, in a virtual environment of its own
 # make test   lint, types and tests
+# make conformance   all of ONNX's backend suite
 # make docs   generated text in docs/ written again
 # make clean  everything that was made
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test conformance docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/demo.py
@@ -17,6 +18,9 @@ test: $(VENV)/test.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest
+
+conformance: $(VENV)/test.installed
+	$(BIN)/python tests/conformance/update.py --check
 
 docs: $(VENV)/test.installed
 	$(BIN)/python docs/make_how_it_works.py
