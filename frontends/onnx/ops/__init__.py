@@ -39,6 +39,7 @@ from athanor.frontends.onnx.ops import (
     regions,
     reorder,
     resize,
+    run_time,
     scatter,
     sequences,
     shape,
@@ -50,6 +51,7 @@ from athanor.frontends.onnx.ops import (
 from athanor.frontends.onnx.ops.activation import formula
 from athanor.frontends.onnx.ops.elementwise import binary, unary, variadic
 from athanor.frontends.onnx.ops.reduction import reduce_kind
+from athanor.frontends.onnx.ops.run_time import either
 
 CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Abs", 6): unary(R.abs),
@@ -171,7 +173,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Or", 1): binary(R.logical_or),
     ("", "PRelu", 6): activation.prelu,
     ("", "Pad", 2): slicing.pad_attributes,
-    ("", "Pad", 11): slicing.pad_inputs,
+    ("", "Pad", 11): either(slicing.pad_inputs, run_time.pad_inputs, 1, 3),
     ("", "Pow", 1): elementwise.power,
     ("", "QLinearConv", 10): quantization_products.qlinear_conv,
     ("", "QLinearMatMul", 10): quantization_products.qlinear_matmul,
@@ -182,7 +184,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "RandomNormalLike", 1): random.random(normal=True, like=True),
     ("", "RandomUniform", 1): random.random(normal=False, like=False),
     ("", "RandomUniformLike", 1): random.random(normal=False, like=True),
-    ("", "Range", 11): generator.value_range,
+    ("", "Range", 11): either(generator.value_range, run_time.value_range, 0, 1, 2),
     ("", "Reciprocal", 6): elementwise.reciprocal,
     ("", "ReduceL1", 1): reduce_kind("ReduceL1"),
     ("", "ReduceL2", 1): reduce_kind("ReduceL2"),
@@ -196,6 +198,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "ReduceSumSquare", 1): reduce_kind("ReduceSumSquare"),
     ("", "Relu", 6): unary(R.nn.relu),
     ("", "Reshape", 1): shape.reshape_to,
+    ("", "Reshape", 5): either(shape.reshape_to, run_time.reshape_to, 1),
     ("", "Resize", 10): resize.resize_10,
     ("", "Resize", 11): resize.resize,
     ("", "ReverseSequence", 10): reorder.reverse_sequence,
@@ -223,7 +226,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Sinh", 9): unary(R.sinh),
     ("", "Size", 1): shape.size,
     ("", "Slice", 1): slicing.slice_attributes,
-    ("", "Slice", 10): slicing.slice_inputs,
+    ("", "Slice", 10): either(slicing.slice_inputs, run_time.slice_inputs, 1, 2, 3, 4),
     ("", "Softmax", 1): activation.softmax_flattened,
     ("", "Softmax", 13): activation.softmax,
     ("", "Softplus", 1): formula(activation.softplus),

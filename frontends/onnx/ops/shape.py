@@ -6,6 +6,7 @@ from typing import Any
 
 from tvm import relax
 
+from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import (
     Known,
     as_objects,
@@ -52,7 +53,7 @@ def size(node: Node, inputs: Inputs, builder: Builder) -> Known:
     return known(as_objects([product(shape_of(inputs[0]))], ()), "int64")
 
 
-def reshape_to(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def reshape_to(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:
     """The same elements in another shape: 0 keeps a dim (unless allowzero=1), -1 is inferred.
 
     Source: https://onnx.ai/onnx/operators/onnx__Reshape.html
@@ -79,6 +80,7 @@ def reshape_to(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     count, expected = product(have), product(wanted)
     if not is_symbolic(count) and not is_symbolic(expected) and count != expected:
         raise node.error(f"input {have} has {count} elements, shape {wanted} needs {expected}")
+    builder.require_equal(count, expected)
     return reshape(inputs[0], wanted, builder)
 
 

@@ -268,7 +268,7 @@ def _pad(
                 position = indices[axis] - begin[axis]
                 extent = data.shape[axis]
                 inside += [position >= 0, position < extent]
-                source[axis] = _source(mode, position, extent)
+                source[axis] = padded_source(mode, position, extent)
             if mode != "constant" or not padded:
                 return data(*source)
             other = tirx.const(0, data.dtype) if zero is None else zero()
@@ -288,7 +288,7 @@ def _zero(value: Any) -> bool:
     return not is_symbolic(value) and value == 0
 
 
-def _source(mode: str, position: Any, extent: Any) -> Any:
+def padded_source(mode: str, position: Any, extent: Any) -> Any:
     """Where a padded position reads."""
     if mode == "constant":
         return position

@@ -1,0 +1,111 @@
+"""Operands that only the run knows, the whole way, against NumPy."""
+
+import numpy as np
+import pytest
+
+import athanor
+from athanor.errors import RunError
+
+from .execute import floats, one_node, same
+
+
+def compiled(op, *inputs, **options):
+    """A model of one node, run with inputs in order; the first output."""
+    model = athanor.compile(one_node(op, list(inputs), **options)).load(threads=1)
+
+    def run(*values):
+        feeds = {f"x{i}": v for i, v in enumerate(values) if v is not None}
+        return next(iter(model.run(feeds).values()))
+
+    return run
+
+
+def ints(*values):
+    return np.array(values, np.int64)
+
+
+def test_reshape():
+    run = compiled("Reshape", floats(2, 3, 4), ints(0, 0, 0))
+    x = floats(2, 3, 4)
+    for shape in [(4, 3, 2), (24, 1, 1), (2, -1, 2), (-1, 2, 3), (1, 24, -1)]:
+        same(run(x, ints(*shape)), x.reshape(shape))
+    same(run(x, ints(0, 4, 3)), x.reshape(2, 4, 3))
+    same(run(x, ints(0, 0, -1)), x)
+    for wrong in [(5, 5, 1), (-1, 5, 1), (-1, -1, 2), (-2, -12, 1), (2**40, 2**40, 1)]:
+        with pytest.raises(RunError):
+            run(x, ints(*wrong))
+
+
+def test_reshape_of_named_sizes():
+    run = compiled("Reshape", floats(2, 6), ints(0, 0), shapes={0: ["n", 6]})
+    for n in (1, 5):
+        x = floats(n, 6, seed=n)
+        same(run(x, ints(3, -1)), x.reshape(3, -1))
+
+
+def test_slice():
+    x = floats(5, 4, 3)
+    run = compiled("Slice", x, ints(0, 0), ints(1, 1), ints(0, 1), ints(1, 1))
+    big, small = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+    for starts, ends, axes, steps in [
+        ((0, 0), (2, 3), (0, 1), (1, 1)),
+        ((1, -2), (big, big), (0, -1), (2, 1)),
+        ((-1, 0), (small, 100), (0, 1), (-1, 3)),
+        ((4, 3), (-6, 0), (0, 1), (-3, -2)),
+        ((3, 1), (1, 1), (0, 2), (1, 1)),
+        ((10, 0), (20, 9), (0, 1), (1, 1)),
+    ]:
+        index = [slice(None)] * 3
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            stop = None if step < 0 and end < -5 else end
+            index[axis] = slice(start, stop, step)
+        same(run(x, ints(*starts), ints(*ends), ints(*axes), ints(*steps)), x[tuple(index)])
+    for axes, steps in [((0, 3), (1, 1)), ((0, 1), (1, 0))]:
+        with pytest.raises(RunError, match="negative or an absurd size"):
+            run(x, ints(0, 0), ints(1, 1), ints(*axes), ints(*steps))
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_pad(mode):
+    x = floats(3, 4)
+    run = compiled("Pad", x, ints(0, 0, 0, 0), mode=mode)
+    for pads in [(0, 0, 0, 0), (1, 2, 2, 3), (2, 0, 0, 3), (1, 0, 1, 3)]:
+        same(run(x, ints(*pads)), np.pad(x, list(zip(pads[:2], pads[2:], strict=True)), mode=mode))
+
+
+def test_pad_that_cuts():
+    x = floats(3, 4)
+    run = compiled("Pad", x, ints(0, 0), np.float32(2.5), ints(1))
+    same(run(x, ints(-1, -2), np.float32(2.5), ints(1)), x[:, 1:2])
+    same(
+        run(x, ints(1, -1), np.float32(2.5), ints(-2)),
+        np.vstack([np.full((1, 4), 2.5, "f"), x[:2]]),
+    )
+    same(run(x, ints(-3, 0), np.float32(2.5), ints(0)), x[3:])
+    for pads, axis in [((-5, 0), 1), ((0, 0), 2)]:
+        with pytest.raises(RunError, match="negative or an absurd size"):
+            run(x, ints(*pads), np.float32(2.5), ints(axis))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float32, np.float64])
+def test_range(dtype):
+    run = compiled("Range", dtype(0), dtype(1), dtype(1))
+    for start, limit, delta in [
+        (0, 5, 1),
+        (1, 10, 3),
+        (10, 1, -4),
+        (3, 3, 1),
+        (5, 1, 1),
+        (-2, 2, 2),
+    ]:
+        values = (dtype(start), dtype(limit), dtype(delta))
+        same(run(*values), np.arange(*values, dtype=dtype))
+    with pytest.raises(RunError, match="negative or an absurd size"):
+        run(dtype(0), dtype(5), dtype(0))
+
+
+def test_a_reshape_that_named_sizes_do_not_fit_ends_the_run():
+    run = compiled("Reshape", floats(4, 3), ints(-1, 6), shapes={0: ["n", 3]}, constants=(1,))
+    same(run(floats(4, 3)), floats(4, 3).reshape(-1, 6))
+    with pytest.raises(RunError, match="has to be equal to"):
+        run(floats(3, 3))
