@@ -22,6 +22,7 @@ from athanor.compiler.weights import weight_bytes
 from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
+from athanor.frontends.onnx.small_types import SMALL_TYPES
 from athanor.runtime.footer import append_payload
 from athanor.targets import TargetSpec, find_target
 
@@ -87,6 +88,7 @@ def build_artifact(
         tuple(value.name for value in imported.inputs),
         tuple(value.name for value in imported.outputs),
         imported.requirements,
+        {v.name: v.dtype for v in (*imported.inputs, *imported.outputs) if v.dtype in SMALL_TYPES},
     )
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)

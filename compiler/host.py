@@ -7,7 +7,8 @@ ours; what it exports is the one descriptor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import tvm
 from tvm.ir import Expr
@@ -29,6 +30,8 @@ class Signature:
     output_names: tuple[str, ...]
     requirements: tuple[Requirement, ...] = ()
     """Conditions on symbolic dimensions, checked whenever they change."""
+    carried: Mapping[str, str] = field(default_factory=dict)
+    """The element types of inputs and outputs that the program has as bytes, by name."""
 
 
 def print_host(program: Program, plan: MemoryPlan, signature: Signature) -> str:
@@ -108,7 +111,7 @@ class _Printer:
             for index, (name, tensor) in enumerate(zip(names, tensors, strict=True)):
                 dims = ", ".join(self.descriptor_dim(dim) for dim in tensor.shape) or "0"
                 lines.append(f"static const int64_t {kind}{index}_shape[] = {{{dims}}};")
-                code, bits = _dlpack(tensor.dtype)
+                code, bits = _dlpack(self.signature.carried.get(name, tensor.dtype))
                 rows.append(
                     f"  {{{c_string(name)}, {code}, {bits}, 1, {len(tensor.shape)}, "
                     f"{kind}{index}_shape}},"

@@ -20,7 +20,8 @@ from athanor.frontends.onnx.node import Node, parse_attributes
 from athanor.frontends.onnx.operators import Operators, canonical_domain
 from athanor.frontends.onnx.sequence_value import OptionalValue, SequenceValue
 from athanor.frontends.onnx.shapes import identifier
-from athanor.frontends.onnx.tensor_data import to_array, to_constant
+from athanor.frontends.onnx.small_types import MOVES_BYTES, READS_BYTES, SMALL_TYPES, Carried
+from athanor.frontends.onnx.tensor_data import np_dtype_of, to_array, to_constant
 from athanor.frontends.onnx.tensors import dtype_of, np_dtype, shape_of
 
 _TAKES_SEQUENCES = frozenset(
@@ -57,11 +58,14 @@ class GraphConverter:
         self._exprs: dict[str, relax.Expr] = {}
         self._known: dict[str, Known] = {}
         self._weights: dict[str, onnx.TensorProto] = {}
+        self._small_types: dict[str, str] = {}
 
     def define(self, name: str, value: relax.Expr | Known | np.ndarray) -> None:
         """Bind an ONNX name."""
         if isinstance(value, np.ndarray):
             value = known(value)
+        if isinstance(value, Carried):
+            self._small_types[name], value = value.dtype, value.expr
         if isinstance(value, Known):
             self._known[name] = value
         else:
@@ -129,6 +133,19 @@ class GraphConverter:
         self.captured.append((value, param))
         return param
 
+    def small_type(self, name: str) -> str:
+        """The element type of a value that is carried as bytes; "" for any other value."""
+        if name in self._small_types:
+            return self._small_types[name]
+        dtype = ""
+        if name in self._known:
+            dtype = self._known[name].dtype
+        elif name in self._weights:
+            dtype = np_dtype_of(self._weights[name].data_type, f"tensor {name!r}").name
+        elif name not in self._exprs and self.outer is not None:
+            return self.outer.small_type(name)
+        return dtype if dtype in SMALL_TYPES else ""
+
     def convert(self, protos: Iterable[onnx.NodeProto]) -> None:
         """Convert nodes in order; their outputs become defined names."""
         for proto in protos:
@@ -144,6 +161,7 @@ class GraphConverter:
             attributes=parse_attributes(proto),
             known=[self.known(name) if name else None for name in proto.input],
             outputs=list(proto.output),
+            small_types=[self.small_type(name) for name in proto.input],
         )
         folded = fold(node, [bool(name) for name in proto.input])
         if folded is not None:
@@ -154,6 +172,9 @@ class GraphConverter:
             self._convert_body(proto, node)
             return
         self.builder.enter_node(node.place, identifier(next(filter(None, node.outputs), "")))
+        small = next(filter(None, node.small_types), "")
+        if small and (node.domain or node.op not in MOVES_BYTES | READS_BYTES):
+            raise node.error(f"element type {small} is not supported; put a Cast before")
         inputs = [self.value(name) if name else None for name in proto.input]
         if node.op not in _TAKES_SEQUENCES and any(
             isinstance(value, (SequenceValue, OptionalValue)) for value in inputs
@@ -177,7 +198,8 @@ class GraphConverter:
             kind = onnx.TypeProto()
             if name:
                 expr = self.tensor(name)
-                dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(dtype_of(expr)))
+                element_type = self.small_type(name) or dtype_of(expr)
+                dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(element_type))
                 dims = [dim if isinstance(dim, int) else None for dim in shape_of(expr)]
                 kind = onnx.helper.make_tensor_type_proto(dtype, dims)
             types.append(kind)
@@ -199,7 +221,11 @@ class GraphConverter:
         for name, value in zip(node.outputs, results, strict=False):
             if not name:
                 continue
-            if isinstance(value, (np.ndarray, Known)):
+            if node.op in MOVES_BYTES and node.small_type(0) and isinstance(value, relax.Expr):
+                value = Carried(value, node.small_type(0))
+            if isinstance(value, Carried):
+                self.define(name, Carried(self._named(value.expr, name), value.dtype))
+            elif isinstance(value, (np.ndarray, Known)):
                 self.define(name, value)
             elif value is not None:
                 self.define(name, self._named(value, name))

@@ -25,6 +25,7 @@ from athanor.frontends.onnx.shapes import (
     output_spec,
     relax_input,
 )
+from athanor.frontends.onnx.small_types import SMALL_TYPES, Carried
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def import_model(
         dtype = input_dtype(value)
         params.append(relax_input(value.name, dims[value.name], dtype, symbols))
         inputs.append(TensorSpec(value.name, dtype, tuple(dims[value.name])))
-        converter.define(value.name, params[-1])
+        small = dtype in SMALL_TYPES
+        converter.define(value.name, Carried(params[-1], dtype) if small else params[-1])
     for name, tensor in source.weights.items():
         converter.define_weight(name, tensor)
 
@@ -89,7 +91,7 @@ def import_model(
         builder.emit_func_output(output, [*params, *builder.late_params])
     mod = relax.transform.DeadCodeElimination()(builder.finalize())
     outputs = tuple(
-        output_spec(value.name, result, symbols)
+        output_spec(value.name, result, symbols, converter.small_type(value.name))
         for value, result in zip(skeleton.graph.output, results, strict=True)
     )
     if not outputs:

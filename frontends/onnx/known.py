@@ -17,6 +17,8 @@ import tvm
 from tvm import relax, te, tirx
 from tvm.sym import Analyzer, ProofStrength
 
+from athanor.frontends.onnx.small_types import carried, carrier_of
+
 
 @dataclass(frozen=True)
 class Known:
@@ -203,8 +205,8 @@ def _int64(value: Any) -> Any:
 
 
 def constant(array: np.ndarray, dtype: str | None = None) -> relax.Expr:
-    """A relax constant that holds a copy of the array (its only copy)."""
-    array = np.ascontiguousarray(array).reshape(array.shape)
+    """A relax constant that holds a copy of the array (its only copy), bytes for small types."""
+    array = carried(np.ascontiguousarray(array).reshape(array.shape))
     if dtype is not None and str(array.dtype) != dtype:
         array = array.astype(dtype)
     return relax.const(tvm.runtime.tensor(array))
@@ -213,7 +215,7 @@ def constant(array: np.ndarray, dtype: str | None = None) -> relax.Expr:
 def materialize(value: Known, builder: relax.BlockBuilder) -> relax.Expr:
     """The tensor itself: a constant, or a kernel that writes the symbolic elements."""
     if value.is_constant:
-        return constant(value.elements, value.dtype)
+        return constant(value.elements, carrier_of(value.dtype))
     elements = [simplify(element) for element in value.flat()]
     symbolic = [element for element in elements if is_symbolic(element)]
 

@@ -29,6 +29,12 @@ class Node:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     known: Sequence[Known | None] = ()
     outputs: Sequence[str] = ("",)
+    small_types: Sequence[str] = ()
+    """For each input the element type where it is carried as bytes (see small_types.py), or ""."""
+
+    def small_type(self, index: int) -> str:
+        """The element type of input `index` where it is carried as bytes, else ""."""
+        return self.small_types[index] if index < len(self.small_types) else ""
 
     @property
     def place(self) -> str:

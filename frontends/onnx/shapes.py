@@ -13,6 +13,7 @@ from tvm import relax, tirx
 
 from athanor.errors import CompileError
 from athanor.frontends.onnx.known import is_symbolic, text_of
+from athanor.frontends.onnx.small_types import carrier_of
 from athanor.frontends.onnx.tensor_data import np_dtype_of
 
 _MAX_DIM = (1 << 63) - 1
@@ -129,28 +130,25 @@ def _check_dim(name: str, have: int | str, wanted: int | str) -> None:
 
 
 def input_dtype(value: onnx.ValueInfoProto) -> str:
-    """The element type of a graph input; CompileError where Relax has no such tensor."""
+    """The element type of a graph input; CompileError for strings and complex numbers."""
     kind = value.type.WhichOneof("value")
     if kind != "tensor_type":
         raise CompileError(f"input {value.name!r} is a {kind}; only tensors are supported")
     elem_type = value.type.tensor_type.elem_type
     dtype = np_dtype_of(elem_type, f"input {value.name!r}")
-    if dtype.kind in "OcSU" or dtype.name in _SUB_BYTE:
+    if dtype.kind in "OcSU":
         name = onnx.TensorProto.DataType.Name(elem_type).lower()
         raise CompileError(f"input {value.name!r} has element type {name}; it is not supported")
     return dtype.name
 
 
-_SUB_BYTE = ("int4", "uint4", "int2", "uint2", "float4_e2m1fn")
-
-
 def relax_input(name: str, dims: Sequence[int | str], dtype: str, symbols: Symbols) -> tvm.ir.Var:
     """The parameter of relax `main` for one graph input."""
     shape = [symbols[dim] if isinstance(dim, str) else dim for dim in dims]
-    return relax.Var(identifier(name), relax.TensorType(shape, dtype))
+    return relax.Var(identifier(name), relax.TensorType(shape, carrier_of(dtype)))
 
 
-def output_spec(name: str, expr: relax.Expr, symbols: Symbols) -> TensorSpec:
-    """The spec of one output as Relax deduced it."""
+def output_spec(name: str, expr: relax.Expr, symbols: Symbols, small_type: str) -> TensorSpec:
+    """The spec of one output as Relax deduced it; `small_type` where its elements are bytes."""
     dims = tuple(symbols.name_of(dim) for dim in expr.ty.shape.values)
-    return TensorSpec(name, str(expr.ty.dtype), dims)
+    return TensorSpec(name, small_type or str(expr.ty.dtype), dims)

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from athanor.errors import CompileError
+from athanor.frontends.onnx.small_types import carried, carrier_of
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 
@@ -28,11 +29,13 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     what = f"tensor {tensor.name!r}"
     dtype = np_dtype_of(tensor.data_type, what)
     if tensor.data_location == _EXTERNAL:
-        return _read_external(tensor, dtype, folder).numpy()
+        if bits := _packed_bits(tensor.data_type):
+            return _unpacked_external(tensor, bits, folder)
+        return _read_external(tensor, dtype, folder).numpy().view(dtype)
     shape = tuple(tensor.dims)
     if any(dim < 0 for dim in shape):
         raise CompileError(f"{what} has a negative dimension: {list(shape)}")
-    if tensor.HasField("raw_data") and dtype.itemsize and not _is_packed(tensor.data_type):
+    if tensor.HasField("raw_data") and dtype.itemsize and not _packed_bits(tensor.data_type):
         expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if len(tensor.raw_data) != expected:
             raise CompileError(
@@ -46,17 +49,32 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
 
 
 def to_constant(tensor: onnx.TensorProto, folder: Path | None) -> relax.Expr:
-    """The tensor as a relax constant; its elements are copied once."""
+    """The tensor as a relax constant, its elements copied once; bytes for a small type."""
     dtype = np_dtype_of(tensor.data_type, f"tensor {tensor.name!r}")
-    if tensor.data_location == _EXTERNAL:
+    if tensor.data_location == _EXTERNAL and not _packed_bits(tensor.data_type):
         return relax.const(_read_external(tensor, dtype, folder))
-    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(to_array(tensor, folder))))
+    array = np.ascontiguousarray(carried(to_array(tensor, folder)))
+    return relax.const(tvm.runtime.tensor(array))
 
 
-def _is_packed(elem_type: int) -> bool:
-    """Whether elements are smaller than a byte, and so packed in raw_data."""
+def _packed_bits(elem_type: int) -> int:
+    """The bits of an element that is smaller than a byte, and so packed in raw_data; else 0."""
     name = onnx.TensorProto.DataType.Name(elem_type)
-    return name.endswith(("INT4", "INT2")) or name == "FLOAT4E2M1"
+    names = {"INT4": 4, "UINT4": 4, "INT2": 2, "UINT2": 2}
+    floats = {"FLOAT4E2M1": 4, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
+    return {**names, **floats}.get(name, 0)
+
+
+def _unpacked_external(tensor: onnx.TensorProto, bits: int, folder: Path | None) -> np.ndarray:
+    """The elements of a tensor that lies packed in its file."""
+    count = int(np.prod(tuple(tensor.dims), dtype=object))
+    packed = onnx.TensorProto()
+    packed.CopyFrom(tensor)
+    packed.dims[:] = [-(-count * bits // 8)]
+    content = _read_external(packed, np.dtype(np.uint8), folder).numpy().tobytes()
+    return onnx.numpy_helper.to_array(
+        onnx.helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, content, raw=True)
+    )
 
 
 def _read_external(
@@ -75,7 +93,7 @@ def _read_external(
         length = int(entries.get("length", expected))
     except ValueError:
         raise CompileError(f"{what}: offset or length of its external data is no number") from None
-    if offset < 0 or length != expected or _is_packed(tensor.data_type):
+    if offset < 0 or length != expected:
         raise CompileError(
             f"{what}: external data of {length} bytes at offset {offset} in '{path}'; "
             f"{dtype} {list(shape)} needs {expected}"
@@ -85,7 +103,7 @@ def _read_external(
         raise CompileError(
             f"{what}: external data '{path}' is too short: {size} bytes, {offset + expected} needed"
         )
-    result = tvm.runtime.empty(shape, str(dtype))
+    result = tvm.runtime.empty(shape, carrier_of(dtype.name))
     if expected:
         # NumPy's DLPack import lacks bfloat16 and float8, so the bytes are addressed directly
         view = (ctypes.c_ubyte * expected).from_address(result.data_ptr())

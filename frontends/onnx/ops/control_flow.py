@@ -91,6 +91,7 @@ def _inlined(graph: onnx.GraphProto, builder: ImportBuilder) -> tuple[Any, ...]:
     for weight in graph.initializer:
         scope.define_weight(weight.name, weight)
     scope.convert(graph.node)
+    _refuse_small(scope, graph)
     return tuple(scope.result(value.name) for value in graph.output)
 
 
@@ -139,6 +140,7 @@ class _Inner:
         for name, value in given.items():
             self.scope.define(name, value)
         self.scope.convert(graph.node)
+        _refuse_small(self.scope, graph)
         return [self.scope.tensor(value.name) for value in graph.output]
 
     def finish(self, results: Sequence[relax.Expr]) -> int:
@@ -458,3 +460,13 @@ def _reversed(x: relax.Expr, builder: ImportBuilder) -> relax.Expr:
         return te.compute(data.shape, lambda *i: data(last - i[0], *i[1:]), name="backwards")
 
     return compute(builder, "backwards", kernel, x)
+
+
+def _refuse_small(scope: GraphConverter, graph: onnx.GraphProto) -> None:
+    """Raise CompileError for an inner graph's result that is carried as bytes."""
+    for value in graph.output:
+        if small := scope.small_type(value.name):
+            raise CompileError(
+                f"result {value.name!r} of an inner graph has element type {small}, which is not "
+                "supported; put a Cast before"
+            )

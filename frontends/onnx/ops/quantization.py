@@ -10,8 +10,19 @@ from tvm import relax, te, tirx
 from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import constant, is_symbolic
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.ops.casting import onnx_dtype
+from athanor.frontends.onnx.ops.casting import decode, onnx_dtype
 from athanor.frontends.onnx.ops.elementwise import broadcast_compute
+from athanor.frontends.onnx.small_types import (
+    EXPONENT,
+    SMALL_FLOATS,
+    SMALL_INTEGERS,
+    SMALL_TYPES,
+    Carried,
+    decoded,
+    encoded_float,
+    encoded_integer,
+    integer_limits,
+)
 from athanor.frontends.onnx.tensors import (
     as_constant,
     cast,
@@ -34,23 +45,25 @@ SCALES = ("float32", "float16", "bfloat16")
 _MAX_FOLDED_BYTES = 1 << 32
 
 
-def quantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def quantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr | Carried:
     """`saturate(round_half_to_even(x / scale) + zero_point)`.
 
     inputs: x, scale, optional zero point; scale per tensor, per axis or in blocks of `block_size`.
     The division's type is `precision`, else the scale's. A NaN becomes the smallest value.
     Source: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
     """
-    x, scale = inputs[0], inputs[1]
+    x, scale = inputs[0], _scale(node, inputs, builder)
     zero_point = inputs[2] if node.has_input(2, inputs) else None
-    dtype = dtype_of(zero_point) if zero_point is not None else "uint8"
+    dtype = node.small_type(2) or dtype_of(zero_point) if zero_point is not None else "uint8"
     if node.int("output_dtype", 0):
-        asked = onnx_dtype(node, node.int("output_dtype"))
+        asked = onnx_dtype(node, node.int("output_dtype"), SMALL_TYPES)
         if zero_point is not None and asked != dtype:
             raise node.error(f"output_dtype is {asked}, the zero point is {dtype}")
         dtype = asked
-    if dtype not in INTEGERS:
+    if dtype not in (*INTEGERS, *SMALL_INTEGERS, *SMALL_FLOATS):
         raise node.error(f"quantization to {dtype} is not supported")
+    if dtype in SMALL_FLOATS:
+        zero_point = _no_zero_point(node, zero_point)
     precision = dtype_of(scale)
     if node.int("precision", 0):
         precision = onnx_dtype(node, node.int("precision"))
@@ -61,12 +74,38 @@ def quantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     if precision not in SCALES:
         raise node.error(f"a division in {precision} is not supported")
     operands = [x, *(granular(node, x, p, builder) for p in (scale, zero_point) if p is not None)]
+    saturate = bool(node.int("saturate", 1))
 
     def element(value: Any, divisor: Any, *offset: Any) -> Any:
         quotient = divided(value.astype(precision), divisor.astype(precision), precision)
-        return saturated(quotient, offset[0] if offset else None, dtype)
+        if dtype in SMALL_FLOATS:
+            return encoded_float(quotient, dtype, saturate)
+        point = offset[0] if offset else None
+        if dtype in SMALL_INTEGERS:
+            point = decoded(point, dtype) if offset else None
+            return encoded_integer(saturated(quotient, point, dtype), dtype)
+        return saturated(quotient, point, dtype)
 
-    return broadcast_compute(builder, "quantize", element, *operands)
+    result = broadcast_compute(builder, "quantize", element, *operands)
+    return Carried(result, dtype) if dtype in SMALL_TYPES else result
+
+
+def _scale(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """The scale; powers of two as float32."""
+    small = node.small_type(1)
+    if small and small != EXPONENT:
+        raise node.error(f"a scale of {small} is not supported")
+    return decode(inputs[1], small, builder) if small else inputs[1]
+
+
+def _no_zero_point(node: Node, zero_point: relax.Expr | None) -> None:
+    """None, after a check that the zero point, which only tells a type, is 0."""
+    if zero_point is None:
+        return None
+    array = as_constant(zero_point)
+    if array is None or array.any():
+        raise node.error("the zero point of a float has to be the constant 0")
+    return None
 
 
 def divided(value: Any, divisor: Any, dtype: str) -> Any:
@@ -78,11 +117,12 @@ def divided(value: Any, divisor: Any, dtype: str) -> Any:
 def saturated(value: Any, zero_point: Any, dtype: str) -> Any:
     """A float32 element, rounded half to even, plus the zero point, clamped to the integer type.
 
+    It is of that type, or int32 for an integer below a byte.
     It is clamped before the zero point is added, so that no intermediate overflows; the order of
     the operands makes a NaN the lower bound, as ONNX Runtime has it.
     """
-    limits = np.iinfo(dtype)
-    low, high = (tirx.const(float(v), "float32") for v in (limits.min, limits.max))
+    low, high = (tirx.const(float(v), "float32") for v in integer_limits(dtype))
+    dtype = "int32" if dtype in SMALL_INTEGERS else dtype
     rounded = tirx.nearbyint(value)
     if zero_point is None:
         clamped = tirx.min(tirx.max(rounded, low), high)
@@ -98,13 +138,17 @@ def dequantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Exp
     Constants, the weights of quantized models, are dequantized here.
     Source: https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
     """
-    x, scale = inputs[0], inputs[1]
+    x, scale = inputs[0], _scale(node, inputs, builder)
     zero_point = inputs[2] if node.has_input(2, inputs) else None
-    dtype = dtype_of(scale)
+    small, dtype = node.small_type(0), dtype_of(scale)
     if node.int("output_dtype", 0):
         dtype = onnx_dtype(node, node.int("output_dtype"))
-    if dtype_of(x) not in (*INTEGERS, "int32"):
-        raise node.error(f"dequantization of {dtype_of(x)} is not supported")
+    if small == EXPONENT or (not small and dtype_of(x) not in (*INTEGERS, "int32")):
+        raise node.error(f"dequantization of {small or dtype_of(x)} is not supported")
+    if zero_point is not None and node.small_type(2) != small:
+        raise node.error(f"x and the zero point have different types: {small or dtype_of(x)}")
+    if small in SMALL_FLOATS:
+        zero_point = _no_zero_point(node, zero_point)
     if dtype not in SCALES or dtype_of(scale) not in SCALES:
         raise node.error(f"a scale of {dtype_of(scale)} with result {dtype} is not supported")
     if zero_point is not None and dtype_of(zero_point) != dtype_of(x):
@@ -112,13 +156,21 @@ def dequantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Exp
     operands = [x, *(granular(node, x, p, builder) for p in (scale, zero_point) if p is not None)]
     values = [as_constant(operand) for operand in operands]
     if all(value is not None and value.nbytes <= _MAX_FOLDED_BYTES for value in values):
+        if small:
+            values = [np.asarray(values[0]).view(np_dtype(small)), *values[1:]]
+            values[2:] = [np.asarray(value).view(np_dtype(small)) for value in values[2:]]
         with np.errstate(all="ignore"):
             return constant(_dequantized(*values, dtype=dtype))  # type: ignore[arg-type]
 
+    def whole_number(value: Any) -> Any:
+        if small in SMALL_FLOATS:
+            return decoded(value, small)
+        return (decoded(value, small) if small else value).astype("int32")
+
     def element(value: Any, factor: Any, *offset: Any) -> Any:
-        whole = value.astype("int32")
+        whole = whole_number(value)
         if offset:
-            whole = whole - offset[0].astype("int32")
+            whole = whole - whole_number(offset[0])
         return (whole.astype("float32") * factor.astype("float32")).astype(dtype)
 
     return broadcast_compute(builder, "dequantize", element, *operands)
@@ -128,7 +180,7 @@ def _dequantized(
     x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None = None, *, dtype: str
 ) -> np.ndarray:
     """As the kernel computes it, in place to keep one array of 4 bytes an element."""
-    whole = x.astype(np.int32)
+    whole = x.astype(np.float32 if x.dtype.name in SMALL_FLOATS else np.int32)
     if zero_point is not None:
         whole -= zero_point.astype(np.int32)
     result = whole.astype(np.float32)
