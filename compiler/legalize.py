@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tvm import relax, te
+from tvm import relax, te, tirx
 from tvm.ir import Call, Expr
 
 from athanor.schedules.compute import layer_norm, softmax
@@ -44,10 +44,44 @@ def _rms_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
     return builder.call_te(compute, *call.args, primfunc_name_hint="rms_norm")
 
 
+def _hyperbolic(odd: bool, hint: str) -> LegalizeFunction:
+    """Sinh or cosh by exp, for LLVM has no lowering of them.
+
+    Halves are multiplied so as not to overflow early; near 0, where sinh's two powers cancel, its
+    series to x^7 is exact to 5e-9.
+    """
+
+    def element(x: tirx.Expr) -> tirx.Expr:
+        def number(value: float) -> tirx.Expr:
+            return tirx.const(value, str(x.ty.dtype))
+
+        size = tirx.abs(x)
+        root = tirx.exp(size * number(0.5))
+        grown, shrunk = number(0.5) * root * root, number(0.5) / root / root
+        if not odd:
+            return grown + shrunk
+        z = x * x
+        series = number(1 / 5040)
+        for coefficient in (1 / 120, 1 / 6, 1.0):
+            series = series * z + number(coefficient)
+        far = tirx.Select(x < number(0.0), shrunk - grown, grown - shrunk)
+        return tirx.Select(size < number(0.5), x * series, far)
+
+    def legalize(builder: relax.BlockBuilder, call: Call) -> Expr:
+        def compute(x: te.Tensor) -> te.Tensor:
+            return te.compute(x.shape, lambda *i: element(x(*i)), name=hint)
+
+        return builder.call_te(compute, call.args[0], primfunc_name_hint=hint)
+
+    return legalize
+
+
 LEGALIZE: dict[str, LegalizeFunction] = {
+    "relax.cosh": _hyperbolic(False, "cosh"),
     "relax.nn.layer_norm": _layer_norm,
     "relax.nn.log_softmax": _softmax(softmax.log_softmax, "log_softmax"),
     "relax.nn.rms_norm": _rms_norm,
     "relax.nn.softmax": _softmax(softmax.softmax, "softmax"),
+    "relax.sinh": _hyperbolic(True, "sinh"),
 }
 """For LegalizeOps, by operator."""
