@@ -196,3 +196,8 @@ def test_sizes_that_do_not_fit_end_the_run():
     )
     with pytest.raises(RunError, match="has to be equal to"):
         compiled.run({**feeds, "b": np.array([0, 1, 1, 1], bool)})
+
+
+@pytest.mark.parametrize("op", ["Unique", "NonZero"])
+def test_narrow_floats(op):
+    check(op, [sparse(4, 3, dtype=np.float16)], outputs=4 if op == "Unique" else 1)

@@ -16,6 +16,7 @@ from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.loop_kernel import (
     int64,
     is_less,
+    is_nan,
     loop,
     loop_kernel,
     merge_sort,
@@ -64,7 +65,7 @@ def _is_true(value: Any) -> Any:
         return value
     # LLVM's code for != is false where an operand is NaN
     different = value != tirx.const(0, dtype)
-    return tirx.any(different, tirx.isnan(value)) if "float" in dtype else different
+    return tirx.any(different, is_nan(value)) if "float" in dtype else different
 
 
 def non_zero(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:

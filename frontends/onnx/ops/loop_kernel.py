@@ -98,7 +98,13 @@ def is_less(left: Any, right: Any) -> Any:
     """Numpy's order: NaN behind all numbers."""
     if "float" not in str(left.ty.dtype):
         return left < right
-    return tirx.any(left < right, tirx.all(tirx.isnan(right), tirx.Not(tirx.isnan(left))))
+    return tirx.any(left < right, tirx.all(is_nan(right), tirx.Not(is_nan(left))))
+
+
+def is_nan(value: Any) -> Any:
+    """Whether a float of any width is NaN."""
+    dtype = str(value.ty.dtype)
+    return tirx.isnan(value if dtype in ("float32", "float64") else tirx.Cast("float32", value))
 
 
 def merge_sort(order: Any, scratch: Any, state: Any, base: Any, length: Any, less: Any) -> None:
