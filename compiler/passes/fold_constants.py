@@ -80,4 +80,6 @@ class _Rewriter(GraphRewriter):
         result = fold(called, *(constant_array(arg) for arg in tensors))
         if result.shape != static_shape(old):
             return None
-        return relax.const(np.ascontiguousarray(result), str(old.ty.dtype))
+        # ascontiguousarray gives a scalar an axis
+        dense = np.ascontiguousarray(result).reshape(result.shape)
+        return relax.const(dense, str(old.ty.dtype))

@@ -99,6 +99,13 @@ def test_concatenations_of_constants_are_folded():
     np.testing.assert_array_equal(constants(after)[0], expected)
 
 
+def test_a_folded_scalar_stays_a_scalar():
+    a, b = relax.const(np.array(2, np.float32)), relax.const(np.array(3, np.float32))
+    before = module(lambda emit, x: emit(R.add(x, emit(R.multiply(a, b)))), x=(3,))
+    (folded,) = constants(drop_dead(FoldConstants()(before)))
+    assert folded.shape == () and folded == 6
+
+
 def test_what_depends_on_an_input_is_not_folded():
     before = module(lambda emit, x: emit(R.permute_dims(x)), x=(3, 4))
     assert tvm_ffi.structural_equal(FoldConstants()(before)["main"], before["main"])

@@ -147,3 +147,30 @@ def test_matmul_n_bits(case, constant):
         {"x0": inputs[0]},
     )
     np.testing.assert_allclose(ours(model, feeds)[0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("past", [False, True])
+def test_quantized_attention(past):
+    weight = integers("int8", 8, 24, seed=1) // np.int8(2)
+    inputs = [integers("uint8", 2, 3, 8), weight, floats(24, seed=2), real(0.0103), real(0.0127)]
+    inputs += [None, point("uint8", 120), point("int8", 0)]
+    if past:
+        inputs.append(floats(2, 2, 2, 4, 4, seed=3))
+    options = dict(num_heads=2, unidirectional=1, outputs=2, constants=(1, 3, 4, 6, 7))
+    compare_node("QAttention", inputs, domain=MS, rtol=1e-4, atol=1e-4, **options)
+
+
+@pytest.mark.parametrize("per_column", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_gemm(per_column, quantized):
+    count = (6,) if per_column else ()
+    b = integers("int8", 6, 5, seed=1) // np.int8(2)
+    bias = np.arange(-300, 300, 100).astype(np.int32)
+    inputs = [integers("uint8", 3, 5), real(0.0207), point("uint8", 9), b, scales(*count)]
+    inputs += [np.zeros(count, np.int8), bias]
+    options = dict(transB=1, alpha=0.7, constants=range(1, 7))
+    if quantized:
+        inputs += [real(0.2), point("uint8", 100)]
+        within_one_step("QGemm", inputs, **options)
+    else:
+        compare_node("QGemm", inputs, domain=MS, rtol=1e-4, atol=1e-4, **options)

@@ -270,6 +270,8 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("com.microsoft", "MatMulNBits", 1): contrib_quantized_matmul.matmul_n_bits,
     ("com.microsoft", "MultiHeadAttention", 1): contrib_attention.multi_head_attention,
     ("com.microsoft", "NhwcConv", 1): contrib.nhwc_conv,
+    ("com.microsoft", "QAttention", 1): contrib_quantized_matmul.q_attention,
+    ("com.microsoft", "QGemm", 1): contrib_quantized_matmul.q_gemm,
     ("com.microsoft", "QLinearAdd", 1): contrib_quantized.add,
     ("com.microsoft", "QLinearAveragePool", 1): contrib_quantized.pool,
     ("com.microsoft", "QLinearConcat", 1): contrib_quantized.concat,

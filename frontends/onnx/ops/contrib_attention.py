@@ -101,32 +101,42 @@ def attention(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr 
     inputs: x (B, S, D), weights (D, Dq + Dk + Dv), optional bias, mask_index, past
     (2, B, N, P, H) and attention_bias.
     """
-    if node.int("do_rotary", 0) or node.int("past_present_share_buffer", 0):
-        raise node.error("do_rotary and past_present_share_buffer are not supported")
     if node.has_input(6, inputs):
         raise node.error("past_sequence_length is not supported")
-    x, weights = inputs[0], inputs[1]
-    heads = node.int("num_heads")
-    total_width = shape_of(weights)[1]
+    projected = product(inputs[0], inputs[1], builder)
+    if node.has_input(2, inputs):
+        projected = builder.emit(R.add(projected, inputs[2]))
+    mask, past, bias = (inputs[i] if node.has_input(i, inputs) else None for i in (3, 4, 5))
+    return attention_of(node, projected, mask, past, bias, builder)
+
+
+def attention_of(
+    node: Node,
+    projected: relax.Expr,
+    mask: relax.Expr | None,
+    past: relax.Expr | None,
+    bias: relax.Expr | None,
+    builder: Builder,
+) -> tuple[relax.Expr | None, ...]:
+    """What follows on the projections of Attention and QAttention, (B, S, Dq + Dk + Dv)."""
+    if node.int("do_rotary", 0) or node.int("past_present_share_buffer", 0):
+        raise node.error("do_rotary and past_present_share_buffer are not supported")
+    heads, total_width = node.int("num_heads"), shape_of(projected)[2]
     widths = node.ints("qkv_hidden_sizes", [total_width // 3] * 3)
     if sum(widths) != total_width or any(width % heads for width in widths):
         raise node.error(f"hidden sizes {widths} do not fit {heads} heads and {total_width}")
-    projected = product(x, weights, builder)
-    if node.has_input(2, inputs):
-        projected = builder.emit(R.add(projected, inputs[2]))
     query, key, value = (
         split_heads(part, heads, builder) for part in last_axis_parts(projected, widths, builder)
     )
     past_length: Any = 0
-    if node.has_input(4, inputs):
-        past_length = shape_of(inputs[4])[3]
+    if past is not None:
+        past_length = shape_of(past)[3]
         key, value = (
-            concat_past(_half(inputs[4], index, builder), new, builder)
+            concat_past(_half(past, index, builder), new, builder)
             for index, new in enumerate((key, value))
         )
-    bias = [inputs[5]] if node.has_input(5, inputs) else []
-    mask = inputs[3] if node.has_input(3, inputs) else None
-    result = attended(node, query, key, value, past_length, mask, bias, builder)
+    biases = [bias] if bias is not None else []
+    result = attended(node, query, key, value, past_length, mask, biases, builder)
     present = None
     if len(node.outputs) > 1 and node.outputs[1]:
         pair = [reshape(half, [1, *shape_of(half)], builder) for half in (key, value)]

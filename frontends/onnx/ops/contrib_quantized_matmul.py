@@ -10,17 +10,24 @@ from tvm import relax, te, tirx
 from athanor.frontends.onnx.known import constant, is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.broadcasting import unify
+from athanor.frontends.onnx.ops.contrib_attention import attention_of
 from athanor.frontends.onnx.ops.elementwise import broadcast_compute
 from athanor.frontends.onnx.ops.matmul import matmul
-from athanor.frontends.onnx.ops.quantization import dynamically_quantized, rounded_product
+from athanor.frontends.onnx.ops.quantization import (
+    dynamically_quantized,
+    requantized,
+    rounded_product,
+)
 from athanor.frontends.onnx.ops.quantization_products import integer_product
 from athanor.frontends.onnx.tensors import (
     as_constant,
+    cast,
     compute,
     dtype_of,
     np_dtype,
     rank_of,
     reshape,
+    scalar,
     shape_of,
 )
 
@@ -58,14 +65,9 @@ def _scaled(
     """The integer product of (tensor, scale, zero point) pairs as float, plus bias."""
     a, a_scale, a_point = left
     b, b_scale, b_point = right
-    if any(dim != 1 for dim in shape_of(a_scale)):
-        raise node.error(f"a_scale {shape_of(a_scale)}: one element is supported")
     total = integer_product(node, a, b, a_point, b_point, builder)
-    if all(dim == 1 for dim in shape_of(b_scale)):
-        b_scale = reshape(b_scale, [], builder)
-    elif rank_of(b_scale) != 1 or shape_of(b_scale)[0] != shape_of(b)[-1]:
-        raise node.error(f"b_scale {shape_of(b_scale)} does not fit the columns of {shape_of(b)}")
-    factor = rounded_product([reshape(a_scale, [], builder), b_scale], None, builder)
+    factors = [_single(node, a_scale, "a_scale", builder), _of_columns(node, b, b_scale, builder)]
+    factor = rounded_product(factors, None, builder)
     dtype = dtype_of(a_scale)
 
     def element(value: Any, scale: Any, *offset: Any) -> Any:
@@ -76,6 +78,64 @@ def _scaled(
 
     operands = [total, factor, *([bias] if bias is not None else [])]
     return broadcast_compute(builder, "scale", element, *operands)
+
+
+def q_gemm(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+    """`alpha * A' @ B' + C` of 8-bit matrices, quantized, or float32 where y_scale is absent.
+
+    inputs: A, its scale and zero point, B, its scale and zero point (one, or one a column),
+    optional C (int32, in steps of alpha * a_scale * b_scale), optional y_scale and y_zero_point.
+    """
+    optional = [inputs[i] if node.has_input(i, inputs) else None for i in range(9)]
+    a, a_scale, a_point, b, b_scale, b_point, bias, y_scale, y_point = optional
+    assert a is not None and b is not None and a_scale is not None and b_scale is not None
+    if node.int("transA", 0):
+        a = builder.emit(R.permute_dims(a))
+    if node.int("transB", 0):
+        b = builder.emit(R.permute_dims(b))
+    total = integer_product(node, a, b, a_point, b_point, builder)
+    if bias is not None:
+        total = builder.emit(R.add(*unify([total, bias], builder)))
+    factors = [_single(node, a_scale, "a_scale", builder), _of_columns(node, b, b_scale, builder)]
+    alpha = node.float("alpha", 1.0)
+    if alpha != 1.0:
+        factors.append(scalar(alpha, "float32"))
+    if y_scale is None:
+        factor = rounded_product(factors, None, builder)
+        return R.multiply(cast(total, "float32", builder), factor)
+    divisor = _single(node, y_scale, "y_scale", builder)
+    point = scalar(0, "uint8")
+    if y_point is not None:
+        point = _single(node, y_point, "y_zero_point", builder)
+    factor = rounded_product(factors, divisor, builder)
+    return requantized(total, factor, point, dtype_of(point), builder)
+
+
+def _single(node: Node, value: relax.Expr, what: str, builder: Builder) -> relax.Expr:
+    if any(dim != 1 for dim in shape_of(value)):
+        raise node.error(f"{what} {shape_of(value)}: one element is supported")
+    return reshape(value, [], builder)
+
+
+def _of_columns(node: Node, b: relax.Expr, scale: relax.Expr, builder: Builder) -> relax.Expr:
+    """A scale of B: one element, or one for each column."""
+    if all(dim == 1 for dim in shape_of(scale)):
+        return reshape(scale, [], builder)
+    if rank_of(scale) != 1 or shape_of(scale)[0] != shape_of(b)[-1]:
+        raise node.error(f"b_scale {shape_of(scale)} does not fit the columns of {shape_of(b)}")
+    return scale
+
+
+def q_attention(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr | None, ...]:
+    """Attention of an 8-bit input with 8-bit projections; results output and present.
+
+    inputs: x (B, S, D), weights (D, 3 * H), bias, their scales, mask_index, their zero points,
+    past (2, B, N, P, H).
+    """
+    optional = [inputs[i] if node.has_input(i, inputs) else None for i in range(9)]
+    x, weight, bias, x_scale, w_scale, mask, x_point, w_point, past = optional
+    projected = _scaled(node, (x, x_scale, x_point), (weight, w_scale, w_point), bias, builder)
+    return attention_of(node, projected, mask, past, None, builder)
 
 
 def matmul_n_bits(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
