@@ -1,4 +1,4 @@
-"""athanor compile | run | inspect | verify | bench | runtime: parses arguments, calls commands."""
+"""The verbs of `athanor`: parses arguments, calls commands."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def cli() -> None:
 @_SHAPE
 @_DATABASE
 @click.option("--keep-ir", is_flag=True, help="Keep every kernel's IR for `athanor inspect`.")
+@click.option("--profile", is_flag=True, help="Let `athanor profile` time the artifact's kernels.")
 @click.option(
     "--weights-beside/--weights-inside",
     default=None,
@@ -80,6 +81,7 @@ def compile(
     shapes: Sequence[str],
     database: Path | None,
     keep_ir: bool,
+    profile: bool,
     weights_beside: bool | None,
 ) -> None:
     """Compile an ONNX model to a shared library.
@@ -99,6 +101,7 @@ def compile(
         database=database,
         keep_ir=keep_ir,
         weights_beside=weights_beside,
+        profile=profile,
     )
 
 
@@ -273,6 +276,48 @@ def bench(
         dims=parse.dims(dims),
         seed=seed,
         database=database,
+    )
+
+
+@cli.command()
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option(
+    "--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Runs to time."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the times as JSON.")
+@_THREADS
+@_TARGET
+@_SHAPE
+@_DIM
+@_SEED
+def profile(
+    model: Path,
+    runs: int,
+    as_json: bool,
+    threads: int | None,
+    target: str,
+    shapes: Sequence[str],
+    dims: Sequence[str],
+    seed: int,
+) -> None:
+    """Time each kernel of a model: an ONNX model, or an artifact of `compile --profile`.
+
+    \b
+    Example:
+      athanor profile resnet50.onnx --threads 1
+      athanor compile bert.onnx --profile && athanor profile bert.so --dim batch=4
+    """
+    from athanor.compiler.commands.profile import profile_model
+
+    profile_model(
+        model,
+        runs=runs,
+        as_json=as_json,
+        threads=threads,
+        target=target,
+        shapes=parse.shapes(shapes),
+        dims=parse.dims(dims),
+        seed=seed,
     )
 
 

@@ -43,6 +43,7 @@ def compile(
     operators: Mapping[tuple[str, str, int], Any] | None = None,
     weights_beside: bool | None = None,
     keep_ir: bool = False,
+    profile: bool = False,
     on_progress: Progress | None = None,
 ) -> Artifact:
     """An ONNX model -> one self-contained shared library.
@@ -52,7 +53,9 @@ def compile(
     database: folder of tuning records. operators: converters for operators of your own,
     {(domain, operator, since_opset): converter}. weights_beside: weights in a file of their own,
     `<artifact>.weights`; by itself only past 1.5 GB. keep_ir: keep every kernel's TIR, LLVM IR and
-    assembly in the metadata. on_progress: called with (stage, done, total).
+    assembly in the metadata. profile: let `Model.profile` and `athanor profile` time the artifact's
+    kernels; runs that are not profiled stay as they are. on_progress: called with (stage, done,
+    total).
 
     Raises CompileError, with every reason at once, where the model or an option can't be compiled.
     """
@@ -64,7 +67,7 @@ def compile(
     report = on_progress or _silent
     report("import", 0, 1)
     imported = import_model(model, shapes, operators)
-    return build_artifact(imported, spec, weights_beside, keep_ir, report)
+    return build_artifact(imported, spec, weights_beside, keep_ir, profile, report)
 
 
 def build_artifact(
@@ -72,6 +75,7 @@ def build_artifact(
     target: TargetSpec,
     weights_beside: bool | None = None,
     keep_ir: bool = False,
+    profile: bool = False,
     on_progress: Progress | None = None,
 ) -> Artifact:
     """An imported model, or a Relax module of your own in its place -> artifact."""
@@ -93,11 +97,12 @@ def build_artifact(
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)
     with ThreadPoolExecutor() as pool:
-        host = pool.submit(compile_host, print_host(program, plan, names), work, target)
+        source = print_host(program, plan, names, profile)
+        host = pool.submit(compile_host, source, work, target)
         kernels = compile_kernels(program.kernels, target, work, pool, keep_ir, report)
         report("link", 0, 1)
         code = link_shared([host.result(), *kernels.objects], work, target)
-    metadata = describe(imported, program, plan, target, kernels)
+    metadata = describe(imported, program, plan, target, kernels, profile)
     beside = weights_beside
     if beside is None:
         beside = bool(metadata["weights_bytes"] > WEIGHTS_BESIDE_BYTES)

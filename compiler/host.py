@@ -14,7 +14,7 @@ import tvm
 from tvm.ir import Expr
 
 from athanor.compiler.cexpr import PRELUDE, c_string
-from athanor.compiler.host_run import LATE_PRELUDE, run_function
+from athanor.compiler.host_run import LATE_PRELUDE, profiled_run_function, run_function
 from athanor.compiler.memory import MemoryPlan
 from athanor.compiler.places import Places
 from athanor.compiler.program import Program, symbols_of
@@ -34,14 +34,19 @@ class Signature:
     """The element types of inputs and outputs that the program has as bytes, by name."""
 
 
-def print_host(program: Program, plan: MemoryPlan, signature: Signature) -> str:
-    """C source of the host program."""
-    return _Printer(program, plan, signature).text()
+def print_host(
+    program: Program, plan: MemoryPlan, signature: Signature, profile: bool = False
+) -> str:
+    """C source of the host program; profile: with a second run function that times its steps."""
+    return _Printer(program, plan, signature, profile).text()
 
 
 class _Printer:
-    def __init__(self, program: Program, plan: MemoryPlan, signature: Signature) -> None:
+    def __init__(
+        self, program: Program, plan: MemoryPlan, signature: Signature, profile: bool
+    ) -> None:
         self.program, self.plan, self.signature = program, plan, signature
+        self.profile = profile
         self.places = Places(program, plan)
 
     def text(self) -> str:
@@ -53,6 +58,7 @@ class _Printer:
             self.tensors(),
             self.plan_function(),
             run_function(self.program, self.places),
+            *([profiled_run_function(self.program, self.places)] if self.profile else []),
             self.descriptor(),
         ]
         return "\n".join(parts)
@@ -170,20 +176,19 @@ class _Printer:
         return max((len(output.shape) for output in self.program.outputs), default=0)
 
     def descriptor(self) -> str:
-        return (
-            "\n".join(
-                [
-                    '__attribute__((visibility("default")))',
-                    "const AthanorDescriptor athanor_descriptor = {",
-                    "  ATHANOR_ABI_VERSION, sizeof(AthanorDescriptor),",
-                    f"  {len(self.program.inputs)}, {len(self.program.outputs)}, "
-                    f"{len(self.program.symbols)}, {self.max_output_ndim},",
-                    f"  inputs, outputs, symbols, {self.places.weights_bytes}, init, plan, run,",
-                    "};",
-                ]
-            )
-            + "\n"
-        )
+        kind, start, end = "AthanorDescriptor", "", ""
+        if self.profile:
+            kind, start, end = "AthanorProfilingDescriptor", "{", "}, run_profiled,"
+        lines = [
+            '__attribute__((visibility("default")))',
+            f"const {kind} athanor_descriptor = {{{start}",
+            f"  ATHANOR_ABI_VERSION, sizeof({kind}),",
+            f"  {len(self.program.inputs)}, {len(self.program.outputs)}, "
+            f"{len(self.program.symbols)}, {self.max_output_ndim},",
+            f"  inputs, outputs, symbols, {self.places.weights_bytes}, init, plan, run,",
+            f"{end}}};",
+        ]
+        return "\n".join(lines) + "\n"
 
 
 def _dlpack(dtype: str) -> tuple[int, int]:

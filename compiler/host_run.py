@@ -7,10 +7,11 @@ ends early, the loader frees.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from athanor.compiler.cexpr import c_string
 from athanor.compiler.places import Places
+from athanor.compiler.profiling.work import step_work
 from athanor.compiler.program import (
     Block,
     Branch,
@@ -58,19 +59,47 @@ static inline int late_grow(AthanorRun *run, void **stack, int64_t count, int64_
 """
 
 
+PROFILE_PRELUDE = """\
+/* The end of a step that began at `start_ns`. */
+static inline void event(AthanorEvents *events, int32_t step, int64_t start_ns, int64_t operations,
+                         int64_t bytes) {
+  const int64_t end_ns = events->now_ns();
+  if (events->count < events->capacity)
+    events->events[events->count] = (AthanorEvent){step, 0, start_ns, end_ns, operations, bytes};
+  events->count++;
+}
+"""
+
+
 def run_function(program: Program, places: Places) -> str:
     """C text of `run`."""
-    return _RunPrinter(program, places).text()
+    return _RunPrinter(program, places).text("run(AthanorRun *run)")
+
+
+def profiled_run_function(program: Program, places: Places) -> str:
+    """C text of `run_profiled`, the same steps with the clock read around each."""
+    numbers: dict[Step, int] = {step: i for i, step in enumerate(program.timed_steps())}
+    text = _RunPrinter(program, places, numbers).text(
+        "run_profiled(AthanorRun *run, AthanorEvents *events)"
+    )
+    return f"{PROFILE_PRELUDE}\n{text}"
 
 
 class _RunPrinter:
-    def __init__(self, program: Program, places: Places) -> None:
+    """`timed`: the numbers of the steps that are timed."""
+
+    def __init__(
+        self, program: Program, places: Places, timed: Mapping[Step, int] | None = None
+    ) -> None:
         self.program, self.places = program, places
         self.loops = 0
+        self.timed = timed or {}
 
-    def text(self) -> str:
+    def text(self, declarator: str) -> str:
         places = self.places
-        lines = ["static int run(AthanorRun *run) {", "  int result;", "  (void)result;"]
+        lines = [f"static int {declarator} {{", "  int result;", "  (void)result;"]
+        if self.timed:
+            lines.append("  int64_t start_ns;")
         lines += [*places.symbol_lines("run->symbols"), *places.late_lines()]
         if places.plan.slots:
             lines += [*places.slot_lines(), "  (void)end;"]
@@ -101,11 +130,25 @@ class _RunPrinter:
             if isinstance(step, (KernelCall, Copy)):
                 for root in late:
                     lines += self.allocate(root)
-            lines += self.step(step)
+            lines += self.timed_step(step)
             for root in owned:
                 if last[root] == index and root not in kept and root in self.places.pointers:
                     lines.append(self.free(root))
         return lines
+
+    def timed_step(self, step: Step) -> list[str]:
+        """The lines of a step, with the clock read around it where it is timed."""
+        number = self.timed.get(step)
+        if number is None:
+            return self.step(step)
+        assert isinstance(step, (KernelCall, Copy)), "a step with blocks is timed by its parts"
+        work = step_work(step, self.program.kernels)
+        counts = ", ".join(self.places.expression(c) for c in (work.operations, work.bytes))
+        return [
+            "  start_ns = events->now_ns();",
+            *self.step(step),
+            f"  event(events, {number}, start_ns, {counts});",
+        ]
 
     def step(self, step: Step) -> list[str]:
         """The lines of one step."""

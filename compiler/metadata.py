@@ -9,7 +9,7 @@ import tvm
 import athanor
 from athanor.compiler.kernels import CompiledKernels
 from athanor.compiler.memory import MemoryPlan
-from athanor.compiler.program import Program
+from athanor.compiler.program import Copy, KernelCall, Program
 from athanor.compiler.weights import weight_offsets
 from athanor.frontends.onnx.importer import ImportedModel
 from athanor.targets import TargetSpec
@@ -21,6 +21,7 @@ def describe(
     plan: MemoryPlan,
     target: TargetSpec,
     kernels: CompiledKernels,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """The metadata of an artifact; no time and no path, so that equal inputs give equal files."""
     calls: dict[str, list[str]] = {name: [] for name in program.kernels}
@@ -49,9 +50,18 @@ def describe(
             for name, labels in calls.items()
         ],
     }
+    if profile:
+        metadata["profile"] = {"steps": [_step(step) for step in program.timed_steps()]}
     if kernels.texts:
         metadata["ir"] = kernels.texts
     return metadata
+
+
+def _step(step: KernelCall | Copy) -> dict[str, Any]:
+    """What a profile says of a step besides its times."""
+    if isinstance(step, Copy):
+        return {"kernel": "copy", "values": [step.target.name]}
+    return {"kernel": step.kernel, "values": [step.label]}
 
 
 def _tensor(value: Any) -> dict[str, Any]:

@@ -174,6 +174,10 @@ class Program:
                 found.setdefault(root)
         return list(found)
 
+    def timed_steps(self) -> list[KernelCall | Copy]:
+        """The steps that a profile is about, inner ones included; their numbers are its keys."""
+        return [step for step in all_steps(self.steps) if isinstance(step, (KernelCall, Copy))]
+
     def kernel_calls(self) -> list[KernelCall]:
         """Every kernel call, those of inner blocks included."""
         return [step for step in all_steps(self.steps) if isinstance(step, KernelCall)]

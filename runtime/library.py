@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint32
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+)
 from functools import cache
 from pathlib import Path
 
@@ -48,6 +58,19 @@ class Spec(Structure):
     )
 
 
+class Event(Structure):
+    """AthanorEvent."""
+
+    _fields_ = (
+        ("step", c_int32),
+        ("reserved", c_int32),
+        ("start_ns", c_int64),
+        ("end_ns", c_int64),
+        ("operations", c_int64),
+        ("bytes", c_int64),
+    )
+
+
 class OpenOptions(Structure):
     """AthanorOpenOptions."""
 
@@ -68,6 +91,7 @@ class SessionOptions(Structure):
 
 _HANDLE = ctypes.c_void_p
 _TENSORS = POINTER(Tensor)
+_RUN = (c_int32, _HANDLE, _TENSORS, c_int32, _TENSORS, c_int32)
 _SIGNATURES = {
     "athanor_last_error": (c_char_p,),
     "athanor_open": (c_int32, c_char_p, POINTER(OpenOptions), POINTER(_HANDLE)),
@@ -81,7 +105,8 @@ _SIGNATURES = {
     "athanor_session_create": (c_int32, _HANDLE, POINTER(SessionOptions), POINTER(_HANDLE)),
     "athanor_session_close": (None, _HANDLE),
     "athanor_session_output_shapes": (c_int32, _HANDLE, _TENSORS, c_int32, _TENSORS, c_int32),
-    "athanor_session_run": (c_int32, _HANDLE, _TENSORS, c_int32, _TENSORS, c_int32),
+    "athanor_session_run": _RUN,
+    "athanor_session_profile": (*_RUN, POINTER(Event), c_uint64, POINTER(c_uint64)),
 }
 
 

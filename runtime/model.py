@@ -14,6 +14,7 @@ from athanor.errors import RunError
 from athanor.runtime.arguments import Arguments, as_array
 from athanor.runtime.handle import Handle
 from athanor.runtime.library import SessionOptions, check, library
+from athanor.runtime.profile import EventRecorder, Profile
 from athanor.runtime.spec import TensorSpec
 
 
@@ -89,6 +90,23 @@ class Model:
         results = self._execute(arrays)
         return results[0] if len(results) == 1 else tuple(results)
 
+    def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> Profile:
+        """The times of the model's kernels over `runs` runs, after one that is not counted.
+
+        Raises RunError as `run` does, and where the model was not compiled for profiling.
+        """
+        metadata = self.metadata.get("profile")
+        if metadata is None:
+            raise RunError(
+                "the model was not compiled for profiling: athanor.compile(..., profile=True)"
+            )
+        values = [inputs.get(spec.name) for spec in self.inputs]
+        recorder = EventRecorder()
+        self.run(inputs)
+        for _ in range(runs):
+            self._execute(values, recorder)
+        return Profile(metadata["steps"], recorder.runs)
+
     def close(self) -> None:
         """Free the memory; runs raise RunError from now on. Closing twice is harmless."""
         with self._lock:
@@ -102,7 +120,9 @@ class Model:
             raise RunError("the model is closed")
         return handle, session
 
-    def _execute(self, values: Sequence[Any]) -> list[np.ndarray]:
+    def _execute(
+        self, values: Sequence[Any], recorder: EventRecorder | None = None
+    ) -> list[np.ndarray]:
         arrays = [as_array(spec, value) for spec, value in zip(self.inputs, values, strict=True)]
         with self._lock:
             session = self._alive()[1]
@@ -115,7 +135,8 @@ class Model:
             self._arguments.set_data(arrays)
             self._results.set_data(results)
             ins, outs = self._arguments.tensors, self._results.tensors
-            check(self._run(session, ins, len(arrays), outs, len(results)))
+            arguments = (session, ins, len(arrays), outs, len(results))
+            check(self._run(*arguments) if recorder is None else recorder.run(*arguments))
             return [
                 self._results.copy(index) if result is None else result
                 for index, result in enumerate(results)

@@ -23,6 +23,7 @@ def run_compile(
     database: Path | None = None,
     keep_ir: bool = False,
     weights_beside: bool | None = None,
+    profile: bool = False,
 ) -> Path:
     """Compile `model`, write it to `output` whole or not at all, and say what came out.
 
@@ -37,6 +38,7 @@ def run_compile(
         database=database,
         keep_ir=keep_ir,
         weights_beside=weights_beside,
+        profile=profile,
     )
     path = artifact.save(output)
     metadata = artifact.metadata
@@ -56,6 +58,7 @@ def compile_with_progress(
     database: Path | None,
     keep_ir: bool = False,
     weights_beside: bool | None = None,
+    profile: bool = False,
 ) -> Artifact:
     """`athanor.compile` that shows how far it is."""
     with show_progress() as on_progress:
@@ -66,5 +69,6 @@ def compile_with_progress(
             database,
             keep_ir=keep_ir,
             weights_beside=weights_beside,
+            profile=profile,
             on_progress=on_progress,
         )

@@ -184,6 +184,28 @@ ATHANOR_API AthanorStatus athanor_session_run(AthanorSession *session, const DLT
                                               int32_t num_inputs, DLTensor *outputs,
                                               int32_t num_outputs);
 
+/* ---- Profiling ------------------------------------------------------------------------------- */
+
+/* One execution of one step of a run: a kernel, or a copy between buffers. Steps are numbered as in
+ * the metadata, `profile.steps`; step -1 is the whole run. */
+typedef struct {
+  int32_t step;
+  int32_t reserved;
+  int64_t start_ns, end_ns; /* of a monotonic clock */
+  int64_t operations;       /* arithmetic ones, from the loops before scheduling: an estimate */
+  int64_t bytes;            /* of the distinct memory that it reads and writes: an estimate */
+} AthanorEvent;
+
+/* Runs the model as athanor_session_run does, and times its steps on the calling thread. events:
+ * room for `capacity` of them; *num_events: how many there were, perhaps more than the capacity, of
+ * which the first are kept. The first is the whole run. Only a model compiled for profiling has
+ * this (athanor compile --profile); others refuse it, and pay nothing for it.
+ * Errors: as athanor_session_run, and ARGUMENT for a model that was not compiled for profiling. */
+ATHANOR_API AthanorStatus athanor_session_profile(AthanorSession *session, const DLTensor *inputs,
+                                                  int32_t num_inputs, DLTensor *outputs,
+                                                  int32_t num_outputs, AthanorEvent *events,
+                                                  uint64_t capacity, uint64_t *num_events);
+
 #ifdef __cplusplus
 }
 #endif

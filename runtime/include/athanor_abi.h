@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "athanor.h" /* AthanorEvent */
+
 #define ATHANOR_ABI_VERSION 2u
 
 /* Marks a dimension of an output that is known only after the run (data-dependent). */
@@ -82,6 +84,19 @@ typedef struct {
   int (*run)(AthanorRun *run);
 } AthanorDescriptor;
 #define ATHANOR_DESCRIPTOR_SYMBOL "athanor_descriptor"
+
+/* Where a profiled run writes its events. */
+typedef struct {
+  int64_t (*now_ns)(void);
+  AthanorEvent *events;
+  uint64_t capacity, count; /* count goes on past the capacity */
+} AthanorEvents;
+
+/* What an artifact compiled for profiling exports instead; size_bytes tells. */
+typedef struct {
+  AthanorDescriptor base;
+  int (*run_profiled)(AthanorRun *run, AthanorEvents *events);
+} AthanorProfilingDescriptor;
 
 /* The file: [ELF shared object][zeros to a page][weights][metadata JSON][AthanorFooter].
  *

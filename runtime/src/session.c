@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MAX_THREADS 4096
 #define DEFAULT_SPIN_US 50
@@ -207,7 +208,33 @@ void *ath_session_output(AthanorSession *session, int32_t index, int32_t ndim,
 
 AthBlock **ath_session_blocks(AthanorSession *session) { return &session->blocks; }
 
-static AthanorStatus execute(AthanorSession *session) {
+static int64_t now_ns(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+/* The descriptor of a model compiled for profiling, else NULL. */
+static const AthanorProfilingDescriptor *profiling(const AthanorModel *model) {
+  const AthanorDescriptor *d = model->descriptor;
+  return d->size_bytes >= sizeof(AthanorProfilingDescriptor)
+             ? (const AthanorProfilingDescriptor *)(const void *)d
+             : NULL;
+}
+
+/* The model's run function, or the one that times steps, whose first event is the whole run. */
+static int call(const AthanorModel *model, AthanorRun *run, AthanorEvents *events) {
+  if (!events) return model->descriptor->run(run);
+  AthanorEvent whole = {.step = -1, .start_ns = now_ns()};
+  events->count = 1;
+  const int result = profiling(model)->run_profiled(run, events);
+  whole.end_ns = now_ns();
+  if (events->capacity) events->events[0] = whole;
+  return result;
+}
+
+/* events: NULL for a run that is not timed. */
+static AthanorStatus execute(AthanorSession *session, AthanorEvents *events) {
   if (!ath_buffer_reserve(&session->arena, session->arena_bytes))
     return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of intermediate results",
                     (unsigned long long)session->arena_bytes);
@@ -224,7 +251,7 @@ static AthanorStatus execute(AthanorSession *session) {
   const AthParallel *outer = ath_parallel;
   const size_t depth = ath_workspace_depth();
   ath_parallel = &session->parallel;
-  const int result = session->model->descriptor->run(&run);
+  const int result = call(session->model, &run, events);
   ath_parallel = outer;
   ath_workspace_reset(depth);
   ath_block_free_all(&session->blocks);
@@ -235,7 +262,8 @@ static AthanorStatus execute(AthanorSession *session) {
   return ath_fail(ATHANOR_ERROR_RUN, "running %s failed: %s", session->model->path, reason);
 }
 
-static AthanorStatus run(AthanorSession *session, const DLTensor *inputs, DLTensor *outputs) {
+static AthanorStatus run(AthanorSession *session, const DLTensor *inputs, DLTensor *outputs,
+                         AthanorEvents *events) {
   const AthanorDescriptor *d = session->model->descriptor;
   AthanorStatus status = bind(session, inputs);
   for (int32_t i = 0; !status && i < d->num_inputs; i++)
@@ -243,7 +271,7 @@ static AthanorStatus run(AthanorSession *session, const DLTensor *inputs, DLTens
                             &session->input_data[i]);
   for (int32_t i = 0; !status && i < d->num_outputs; i++)
     status = place_output(session, i, &outputs[i]);
-  if (!status) status = execute(session);
+  if (!status) status = execute(session, events);
   for (int32_t i = 0; !status && i < d->num_outputs; i++) {
     if (!session->output_data[i])
       return ath_fail(ATHANOR_ERROR_RUN, "running %s did not make output '%s'",
@@ -279,12 +307,35 @@ AthanorStatus athanor_session_output_shapes(AthanorSession *session, const DLTen
   return status;
 }
 
-AthanorStatus athanor_session_run(AthanorSession *session, const DLTensor *inputs,
-                                  int32_t num_inputs, DLTensor *outputs, int32_t num_outputs) {
+static AthanorStatus enter_and_run(AthanorSession *session, const DLTensor *inputs,
+                                   int32_t num_inputs, DLTensor *outputs, int32_t num_outputs,
+                                   AthanorEvents *events) {
   AthanorStatus status = enter(session);
   if (status) return status;
   status = check_counts(session, inputs, num_inputs, outputs, num_outputs);
-  if (!status) status = run(session, inputs, outputs);
+  if (!status && events && !profiling(session->model))
+    status = ath_fail(ATHANOR_ERROR_ARGUMENT, "%s was not compiled for profiling",
+                      session->model->path);
+  if (!status) status = run(session, inputs, outputs, events);
   atomic_flag_clear(&session->busy);
+  return status;
+}
+
+AthanorStatus athanor_session_run(AthanorSession *session, const DLTensor *inputs,
+                                  int32_t num_inputs, DLTensor *outputs, int32_t num_outputs) {
+  return enter_and_run(session, inputs, num_inputs, outputs, num_outputs, NULL);
+}
+
+AthanorStatus athanor_session_profile(AthanorSession *session, const DLTensor *inputs,
+                                      int32_t num_inputs, DLTensor *outputs, int32_t num_outputs,
+                                      AthanorEvent *events, uint64_t capacity,
+                                      uint64_t *num_events) {
+  AthanorEvents made = {.now_ns = now_ns, .events = events, .capacity = capacity};
+  ath_clear_error();
+  if (!num_events || (capacity && !events))
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_session_profile: events or num_events is NULL");
+  AthanorStatus status =
+      enter_and_run(session, inputs, num_inputs, outputs, num_outputs, &made);
+  if (!status) *num_events = made.count;
   return status;
 }

@@ -1,0 +1,158 @@
+"""What a kernel has to do at least: arithmetic operations, and bytes to and from memory.
+
+Both are counted from the loops before scheduling, where nothing is computed twice and nothing is
+copied for speed's sake, so that they say what was asked for and not what a schedule makes of it.
+Symbolic dimensions stay symbolic; the host program computes the numbers of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+import tvm_ffi
+from tvm import ir, s_tir, sym, tirx
+from tvm.tirx.buffer import is_buffer_var
+
+from athanor.compiler.program import Copy, KernelCall, symbols_of
+from athanor.targets.codegen import symbolic_parameters
+
+_ARITHMETIC = (
+    tirx.Add,
+    tirx.Sub,
+    tirx.Mul,
+    tirx.Div,
+    tirx.FloorDiv,
+    tirx.FloorMod,
+    tirx.Max,
+    tirx.Min,
+)
+
+Count = int | ir.Expr
+"""A number, or an int64 expression over the dimensions of a kernel or a program."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step does."""
+
+    operations: Count
+    """A multiply-add is two; a function such as exp is one."""
+    bytes: Count
+    """Of the distinct elements that are read and written; of a table that is looked up, no more
+    than there are look-ups."""
+
+
+def step_work(step: KernelCall | Copy, kernels: dict[str, tirx.PrimFunc]) -> Work:
+    """The work of a step over the symbols of its program."""
+    if isinstance(step, Copy):
+        size = step.target.size * (step.target.itemsize_bits // 8)
+        return Work(0, _simplified(2 * size))
+    func = kernels[step.kernel]
+    work = kernel_work(func)
+    scalars = [param for param in func.params if not is_buffer_var(param)]
+    names = [*scalars, *symbolic_parameters(func)]
+    values = dict(zip(names, step.dims, strict=True))
+
+    def bind(count: Count) -> Count:
+        if isinstance(count, int):
+            return count
+        bound = tvm_ffi.structural_map(count, (tirx.Var, lambda var: values.get(var, var)))
+        return _simplified(bound)
+
+    return Work(bind(work.operations), bind(work.bytes))
+
+
+def kernel_work(func: tirx.PrimFunc) -> Work:
+    """The work of an unscheduled kernel over its symbolic dimensions."""
+    counter = _Counter(func)
+    tvm_ffi.structural_visit(func.body, counter.visitors)
+    total: Count = 0
+    for param, accesses in counter.accesses.items():
+        size: Count = 1
+        for dim in param.shape:
+            size = size * dim
+        itemsize_bytes = max(8, tvm.DataType(str(param.dtype)).bits) // 8
+        total = total + _lesser(size, accesses) * itemsize_bytes
+    return Work(_simplified(counter.operations), _simplified(total))
+
+
+class _Counter:
+    """Counts what the statements under loops do, times the rounds of the loops."""
+
+    def __init__(self, func: tirx.PrimFunc) -> None:
+        self.operations: Count = 0
+        buffers = [param for param in func.params if is_buffer_var(param)]
+        self.known = list(symbolic_parameters(func))
+        self.known += [param for param in func.params if not is_buffer_var(param)]
+        self.accesses: dict[tirx.Buffer, Count] = dict.fromkeys(buffers, 0)
+        self.rounds: Count = 1
+        self.visitors = [
+            (tirx.For, self.loop),
+            (s_tir.SBlock, self.block),
+            (tirx.BufferStore, self.store),
+        ]
+
+    def loop(self, loop: tirx.For, visitor: tvm_ffi.StructuralVisitor) -> None:
+        outer = self.rounds
+        extent = loop.extent
+        # an extent that data or an outer loop decides counts as one round: a lower bound
+        if all(any(v.same_as(known) for known in self.known) for v in symbols_of(extent)):
+            self.rounds = outer * extent
+        visitor.visit(loop.body)
+        self.rounds = outer
+
+    def block(self, block: s_tir.SBlock, visitor: tvm_ffi.StructuralVisitor) -> None:
+        visitor.visit(block.body)  # not what it says of its regions, nor its initial value
+
+    def store(self, store: tirx.BufferStore, _visitor: tvm_ffi.StructuralVisitor) -> None:
+        self.access(store.buffer)
+        count = 0
+
+        def load(load: ir.TensorLoad, _visitor: tvm_ffi.StructuralVisitor) -> None:
+            self.access(load.source)
+            for index in load.indices:  # a look-up reads its indices too
+                tvm_ffi.structural_visit(index, [(ir.TensorLoad, loaded)])
+
+        def loaded(load_: ir.TensorLoad, visitor: tvm_ffi.StructuralVisitor) -> None:
+            load(load_, visitor)
+
+        def binary(value: tirx.expr.BinaryOpExpr, visitor: tvm_ffi.StructuralVisitor) -> None:
+            nonlocal count
+            count += 1
+            visitor.default_visit(value)
+
+        def call(call: ir.Call, visitor: tvm_ffi.StructuralVisitor) -> None:
+            nonlocal count
+            if getattr(call.op, "name", "").endswith("if_then_else"):
+                for value in list(call.args)[1:]:
+                    visitor.visit(value)
+                return
+            count += 1
+            visitor.default_visit(call)
+
+        visitors = [(ir.TensorLoad, load), (ir.Call, call), (_ARITHMETIC, binary)]
+        tvm_ffi.structural_visit(store.value, visitors)
+        self.operations = self.operations + self.rounds * count
+
+    def access(self, buffer: tirx.Buffer) -> None:
+        for known in self.accesses:
+            if known.same_as(buffer):
+                self.accesses[known] = self.accesses[known] + self.rounds
+
+
+def _lesser(one: Count, other: Count) -> Count:
+    if isinstance(one, int) and isinstance(other, int):
+        return min(one, other)
+    return tirx.min(_expr(one), _expr(other))
+
+
+def _expr(count: Count) -> ir.Expr:
+    return tirx.const(count, "int64") if isinstance(count, int) else count.astype("int64")
+
+
+def _simplified(count: Count) -> Count:
+    if isinstance(count, int):
+        return count
+    value = sym.Analyzer().simplify(count)
+    return int(value) if isinstance(value, tirx.IntImm) else value
