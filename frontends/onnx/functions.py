@@ -14,7 +14,8 @@ import onnx
 import onnx.inliner
 
 from athanor.errors import CompileError
-from athanor.frontends.onnx.operators import Operators, canonical_domain
+from athanor.frontends.onnx.operators import Operators, walk_nodes
+from athanor.frontends.onnx.opsets import canonical_domain, read_opsets
 
 _MAX_ROUNDS = 8  # a body may call operators that have bodies themselves
 
@@ -44,9 +45,9 @@ def inline_functions(skeleton: onnx.ModelProto, operators: Operators) -> onnx.Mo
 
 def _with_body(skeleton: onnx.ModelProto, operators: Operators) -> list[tuple[str, str]]:
     """The (domain, operator) pairs in the graph that have a body and no converter of ours."""
-    versions = {canonical_domain(e.domain): e.version for e in skeleton.opset_import}
+    versions = read_opsets(skeleton)
     wanted: set[tuple[str, str]] = set()
-    for node in operators.walk(skeleton.graph):
+    for node in walk_nodes(skeleton.graph.node):
         version = versions.get(canonical_domain(node.domain))
         if version is None or operators.find(node.domain, node.op_type, version):
             continue

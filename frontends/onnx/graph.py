@@ -17,7 +17,8 @@ from athanor.frontends.onnx.functions import called_nodes, typed_body
 from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import Known, known, materialize
 from athanor.frontends.onnx.node import Node, parse_attributes
-from athanor.frontends.onnx.operators import Operators, canonical_domain
+from athanor.frontends.onnx.operators import Operators
+from athanor.frontends.onnx.opsets import canonical_domain
 from athanor.frontends.onnx.sequence_value import OptionalValue, SequenceValue
 from athanor.frontends.onnx.shapes import identifier
 from athanor.frontends.onnx.small_types import MOVES_BYTES, READS_BYTES, SMALL_TYPES, Carried
@@ -152,7 +153,7 @@ class GraphConverter:
             self._convert_node(proto)
 
     def _convert_node(self, proto: onnx.NodeProto) -> None:
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        domain = canonical_domain(proto.domain)
         node = Node(
             op=proto.op_type,
             domain=domain,

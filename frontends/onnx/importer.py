@@ -15,8 +15,9 @@ from athanor.frontends.onnx.functions import inline_functions
 from athanor.frontends.onnx.graph import GraphConverter
 from athanor.frontends.onnx.import_builder import ImportBuilder, Requirement, Subgraph
 from athanor.frontends.onnx.model_file import read_model
-from athanor.frontends.onnx.operators import Converter, Operators, canonical_domain
+from athanor.frontends.onnx.operators import Converter, Operators
 from athanor.frontends.onnx.ops import CONVERTERS
+from athanor.frontends.onnx.opsets import read_opsets
 from athanor.frontends.onnx.shapes import (
     Symbols,
     TensorSpec,
@@ -63,7 +64,7 @@ def import_model(
     source = read_model(model)
     table = Operators({**CONVERTERS, **dict(operators or {})})
     skeleton = inline_functions(source.skeleton, table)
-    opsets = {canonical_domain(entry.domain): entry.version for entry in skeleton.opset_import}
+    opsets = read_opsets(skeleton)
     table.check(skeleton.graph, opsets)
 
     graph_inputs = [value for value in skeleton.graph.input if value.name not in source.weights]

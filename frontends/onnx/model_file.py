@@ -15,6 +15,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from athanor.errors import CompileError
+from athanor.frontends.onnx.operators import walk_nodes
+from athanor.frontends.onnx.opsets import canonical_domain
 
 _SMALL_BYTES = 1024  # initializers up to this size (shapes, axes, scalars) stay in the skeleton
 
@@ -143,11 +145,22 @@ def _is_small(tensor: onnx.TensorProto) -> bool:
 
 
 def _check(skeleton: onnx.ModelProto, origin: str) -> None:
+    _spell_domains(skeleton)
     _move_unofficial(skeleton)
     try:
         onnx.checker.check_model(skeleton)
     except onnx.checker.ValidationError as error:
         raise CompileError(f"{origin} fails the ONNX checker: {error}") from error
+
+
+def _spell_domains(skeleton: onnx.ModelProto) -> None:
+    """Write `ai.onnx` as "", the other name of the same domain; the checker knows that one only."""
+    for entries in (skeleton, *skeleton.functions):
+        for entry in entries.opset_import:
+            entry.domain = canonical_domain(entry.domain)
+    for nodes in (skeleton.graph.node, *(function.node for function in skeleton.functions)):
+        for node in walk_nodes(nodes):
+            node.domain = canonical_domain(node.domain)
 
 
 _UNOFFICIAL = {"SimplifiedLayerNormalization": 0, "LayerNormalization": 17}
@@ -157,20 +170,11 @@ the standard has them, 0 for never."""
 
 def _move_unofficial(skeleton: onnx.ModelProto) -> None:
     """Move operators that the standard's domain lacks to com.microsoft, where they belong."""
-    version = next((e.version for e in skeleton.opset_import if e.domain in ("", "ai.onnx")), 0)
+    version = next((e.version for e in skeleton.opset_import if not e.domain), 0)
     names = {name for name, since in _UNOFFICIAL.items() if not since or version < since}
-    moved = _move_nodes(skeleton.graph, names)
+    nodes = walk_nodes(skeleton.graph.node)
+    moved = [node for node in nodes if node.op_type in names and not node.domain]
+    for node in moved:
+        node.domain = "com.microsoft"
     if moved and all(entry.domain != "com.microsoft" for entry in skeleton.opset_import):
         skeleton.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-
-
-def _move_nodes(graph: onnx.GraphProto, names: set[str]) -> bool:
-    moved = False
-    for node in graph.node:
-        if node.op_type in names and node.domain in ("", "ai.onnx"):
-            node.domain = "com.microsoft"
-            moved = True
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, attribute.g):
-                moved |= _move_nodes(inner, names)
-    return moved

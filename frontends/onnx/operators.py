@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
 
 from athanor.errors import CompileError
+from athanor.frontends.onnx.opsets import REVIEWED, canonical_domain, changed_since_review
 
 # def converter(node, inputs, builder) -> relax.Expr | Known | numpy.ndarray | tuple of these;
 # a Known or an array is a result that needs no kernel
@@ -24,34 +25,39 @@ class Operators:
             self._versions.setdefault(key, []).append((since, converter))
 
     def find(self, domain: str, op: str, opset: int) -> Converter | None:
-        """The converter with the largest since_opset <= opset, or None."""
-        versions = self._versions.get((canonical_domain(domain), op), [])
-        return next((c for since, c in reversed(versions) if since <= opset), None)
+        """The converter with the largest since_opset <= opset, or None.
 
-    def walk(self, graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-        """Every node of the graph and of the graphs in its attributes."""
-        for node in graph.node:
-            yield node
-            for attribute in node.attribute:
-                for inner in (*attribute.graphs, attribute.g):
-                    yield from self.walk(inner)
+        None as well where the standard has changed the operator since the converters were reviewed.
+        """
+        domain = canonical_domain(domain)
+        changed = changed_since_review(domain, op, opset) or 0
+        versions = self._versions.get((domain, op), [])
+        return next((c for since, c in reversed(versions) if changed <= since <= opset), None)
 
     def check(self, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
         """Raise one CompileError that lists every node without a converter."""
         lines: list[str] = []
-        for node in self.walk(graph):
+        for node in walk_nodes(graph.node):
             domain = canonical_domain(node.domain)
             if domain not in opsets:
                 lines.append(f"  {_label(node)}: the model imports no opset of domain {domain!r}")
             elif self.find(domain, node.op_type, opsets[domain]) is None and not (
                 has_typed_body(node, opsets[domain])
             ):
-                lines.append(f"  {_label(node)}, opset {opsets[domain]}: {self._hint(node)}")
+                hint = self._hint(node, opsets[domain])
+                lines.append(f"  {_label(node)}, opset {opsets[domain]}: {hint}")
         if lines:
             raise CompileError(f"unsupported operators ({len(lines)}):\n" + "\n".join(lines))
 
-    def _hint(self, node: onnx.NodeProto) -> str:
+    def _hint(self, node: onnx.NodeProto, opset: int) -> str:
         domain = canonical_domain(node.domain)
+        changed = changed_since_review(domain, node.op_type, opset)
+        if changed is not None:
+            reviewed = REVIEWED[domain]
+            return (
+                f"opset {changed} changed it, and the converters follow the standard up to opset "
+                f"{reviewed}; export the model for opset {reviewed}"
+            )
         versions = self._versions.get((domain, node.op_type))
         if versions:
             return f"supported from opset {versions[0][0]}; convert the model to a newer opset"
@@ -63,6 +69,15 @@ class Operators:
         )
 
 
+def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Every node, and every node of the graphs in its attributes."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, attribute.g):
+                yield from walk_nodes(inner.node)
+
+
 def has_typed_body(node: onnx.NodeProto, version: int) -> bool:
     """Whether the standard defines the operator by a body that depends on input types."""
     try:
@@ -70,11 +85,6 @@ def has_typed_body(node: onnx.NodeProto, version: int) -> bool:
     except onnx.defs.SchemaError:
         return False
     return schema.has_context_dependent_function
-
-
-def canonical_domain(domain: str) -> str:
-    """The domain's one spelling: `ai.onnx` is the default domain ""."""
-    return "" if domain == "ai.onnx" else domain
 
 
 def _label(node: onnx.NodeProto) -> str:
