@@ -260,7 +260,7 @@ class _Extractor:
             offset += size
         return whole
 
-    def marker(self, binding: relax.Binding) -> list[Tensor]:
+    def marker(self, binding: relax.Binding) -> Tensor | list[Tensor]:
         """A call of subgraphs."""
         call = binding.value
         kind, numbers = marker_numbers(call.args[0].global_symbol)
@@ -271,7 +271,7 @@ class _Extractor:
         else:
             assert kind == LOOP, f"unknown marker {kind}"
             outputs = self.loop(binding.var.name, arguments, outputs, numbers)
-        return outputs
+        return outputs if isinstance(call.ty_args[0], TupleType) else outputs[0]
 
     def inner(self, number: int, arguments: Sequence[Tensor]) -> Block:
         """The block of a subgraph on these tensors."""

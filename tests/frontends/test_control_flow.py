@@ -51,6 +51,25 @@ def test_if_of_captured_values():
     check(model, *[{"c": flag(c), "x": floats(n, 4, seed=n)} for n in (1, 5) for c in (0, 1)])
 
 
+def test_the_one_result_of_a_branch_goes_on():
+    """Into a kernel and, captured, into the graph of a loop."""
+    model = model_of(
+        """g (bool c, float[3] x) => (float[3] y, float[3] z) {
+          a = If (c) <
+            then_branch = t () => (float[3] p) {p = Add(x, x)},
+            else_branch = e () => (float[3] q) {q = Neg(x)}
+          >
+          z = Exp(a)
+          y = Loop (trips, c, x) <
+            body = b (int64 i, bool go, float[3] state) => (bool again, float[3] next)
+              {again = Identity(go) next = Add(state, a)}
+          >
+        }""",
+        trips=count(3),
+    )
+    check(model, *[{"c": flag(c), "x": floats(3)} for c in (0, 1)])
+
+
 def test_if_of_different_sizes():
     model = model_of(
         """g (bool c, float[5, 4] x) => (float[m, 4] y, float[k] s) {
