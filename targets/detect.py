@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 from athanor.targets.aarch64 import AARCH64
@@ -33,6 +34,8 @@ def detect_target() -> TargetSpec:
     else:
         raise LookupError(f"no target serves the processor family {machine!r}")
     caches = _cache_bytes()
+    if spec is X86_64_V4 and _is_zen4():
+        spec = replace(spec, fma_pipes=1)
     return spec.with_caches(
         caches.get(1, spec.l1_bytes),
         caches.get(2, spec.l2_bytes),
@@ -41,13 +44,25 @@ def detect_target() -> TargetSpec:
     )
 
 
+def _is_zen4() -> bool:
+    """AMD's family 25 with AVX-512: two pipes of 256 bits together take one 512-bit operation."""
+    fields = _first_processor()
+    return fields.get("vendor_id") == "AuthenticAMD" and fields.get("cpu family") == "25"
+
+
 def cpu_features() -> set[str]:
     """Feature names of the first processor as /proc/cpuinfo lists them."""
+    fields = _first_processor()
+    return set(fields.get("flags", fields.get("Features", "")).split())
+
+
+def _first_processor() -> dict[str, str]:
+    fields: dict[str, str] = {}
     for line in _CPUINFO.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
+        key, separator, value = line.partition(":")
+        if separator:
+            fields.setdefault(key.strip(), value.strip())
+    return fields
 
 
 def _cache_bytes() -> dict[int, int]:

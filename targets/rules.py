@@ -16,6 +16,7 @@ from athanor.schedules.rules.cpu_pool import CPUPool
 from athanor.schedules.rules.cpu_recurrent import CPURecurrent
 from athanor.schedules.rules.cpu_reduction import CPUReduction
 from athanor.schedules.rules.cpu_window import CPUWindow
+from athanor.schedules.rules.cpu_winograd import CPUWinograd
 from athanor.targets.codegen import lower_kernel
 from athanor.targets.target import TargetSpec
 
@@ -23,6 +24,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     ByHand(),
     CPUMatmul(),
     CPUConv2d(),
+    CPUWinograd(),
     CPUDepthwise(),
     CPUPool(),
     CPUConv2dPlain(),

@@ -33,20 +33,23 @@ class BlockLayouts:
     summation in convolutions.
     """
 
-    def __init__(self, target: TargetSpec) -> None:
+    def __init__(self, target: TargetSpec, winograd: bool = True) -> None:
         self.target = target
+        self.winograd = winograd
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """Rewrite main."""
-        return LayoutRewriter(mod, self.target).run()
+        return LayoutRewriter(mod, self.target, self.winograd).run()
 
 
 class LayoutRewriter(GraphRewriter):
     """Knows which new values are blocked, and converts both ways."""
 
-    def __init__(self, mod: IRModule, target: TargetSpec) -> None:
+    def __init__(self, mod: IRModule, target: TargetSpec, winograd: bool) -> None:
         super().__init__(mod)
         self.target = target
+        self.winograd = winograd
+        """Whether convolutions may run by Winograd's method."""
         self.block = target.channel_block
         self.channels: dict[Expr, int] = {}
         """Number of channels, without padding, of every blocked value."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tvm import relax, te
+import numpy as np
+from tvm import relax, te, tirx
 from tvm.ir import Call, Expr
 
 from athanor.compiler.passes.rewrite import op_name, static_shape
-from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d
+from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d, winograd
+from athanor.schedules.winograd_tasks import winograd_tile
 
 if TYPE_CHECKING:
     from athanor.compiler.passes.block_layouts import LayoutRewriter
@@ -73,12 +75,15 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     if plan is None:
         return None
     source = graph.input_in_blocks(data, in_channels, plan.in_block)
-    packed = relax.const(conv2d.pack_conv2d_weight(weights, plan), "float32")
     options: dict[str, Any] = dict(
         strides=_pair(attrs.strides),
         padding=_padding(attrs.padding),
         dilation=_pair(attrs.dilation),
     )
+    made = _winograd(graph, source, weights, int(attrs.groups), options)
+    if made is not None:
+        return graph.emit_blocked(made, out_channels, name)
+    packed = relax.const(conv2d.pack_conv2d_weight(weights, plan), "float32")
 
     def depthwise(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         return conv2d.depthwise_conv2d_blocked(x, w, **options)
@@ -89,6 +94,44 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     compute = depthwise if plan.kind == "depthwise" else dense
     made = graph.call(compute, source, packed, hint="conv2d")
     return graph.emit_blocked(made, out_channels, name)
+
+
+def _winograd(
+    graph: LayoutRewriter, source: Expr, weights: np.ndarray, groups: int, options: dict[str, Any]
+) -> Expr | None:
+    """A convolution by Winograd's method where that is the fastest; None where it is not."""
+    out_channels, group_channels, *kernel = weights.shape
+    if not graph.winograd or kernel[0] != kernel[1]:
+        return None
+    if (options["strides"], options["dilation"]) != ((1, 1), (1, 1)):
+        return None
+    _, in_blocks, height, width, in_block = source.ty.shape.values
+    if not isinstance(height, tirx.IntImm) or not isinstance(width, tirx.IntImm):
+        return None
+    block, taps, padding = graph.block, kernel[0], options["padding"]
+    in_channels = group_channels * groups
+    plan = conv2d.plan_conv2d(in_channels, out_channels, (taps, taps), groups, block, (block,))
+    if plan is None or plan.kind != "dense" or int(in_block) != block:
+        return None
+    tile = winograd_tile(
+        (int(height), int(width)),
+        padding,
+        taps,
+        int(in_blocks),
+        plan.reduction_steps * block,
+        -(-out_channels // block),
+        graph.target,
+    )
+    if tile is None:
+        return None
+    packed = relax.const(winograd.pack_winograd_weight(weights, plan, tile), "float32")
+
+    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        return winograd.winograd_conv2d_blocked(
+            x, w, plan=plan, tile=tile, taps=taps, padding=padding
+        )
+
+    return graph.call(compute, source, packed, hint="winograd")
 
 
 def _transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:

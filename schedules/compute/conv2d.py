@@ -59,9 +59,16 @@ class Conv2dPlan:
 
 
 def plan_conv2d(
-    in_channels: int, out_channels: int, kernel: Pair, groups: int, channel_block: int
+    in_channels: int,
+    out_channels: int,
+    kernel: Pair,
+    groups: int,
+    channel_block: int,
+    reduction_blocks: tuple[int, ...] = (16, 8, 4, 2, 1),
 ) -> Conv2dPlan | None:
     """How to run a convolution of NCHW data with OIHW weights on blocked data.
+
+    reduction_blocks: what the plan may choose from.
 
     None: in plain NCHW, by whatever rule takes it. An input of fewer channels than a block is
     read as plain NCHW (in_block 1): an image's 3 channels would otherwise be padded to 16.
@@ -74,11 +81,13 @@ def plan_conv2d(
         )
     in_block = channel_block if in_channels >= channel_block else 1
     candidates = []
-    for block in (16, 8, 4, 2, 1):
+    for block in reduction_blocks:
         if in_block % block == 0:
             steps = _reduction_steps(in_channels, out_channels, groups, block, channel_block)
             # A step of few channels has more addresses to compute for each multiply-add.
             candidates.append((steps * (block + 0.5), -block, block, steps))
+    if not candidates:
+        return None
     *_, block, steps = min(candidates)
     return Conv2dPlan(
         "dense", in_channels, out_channels, groups, in_block, channel_block, block, steps
