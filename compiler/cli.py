@@ -70,6 +70,11 @@ def cli() -> None:
 @click.option("--keep-ir", is_flag=True, help="Keep every kernel's IR for `athanor inspect`.")
 @click.option("--profile", is_flag=True, help="Let `athanor profile` time the artifact's kernels.")
 @click.option(
+    "--winograd/--no-winograd",
+    default=True,
+    help="Winograd's method for convolutions where it is faster; default: yes.",
+)
+@click.option(
     "--weights-beside/--weights-inside",
     default=None,
     help="Weights in MODEL.so.weights or in MODEL.so; default: beside only past 1.5 GB.",
@@ -82,6 +87,7 @@ def compile(
     database: Path | None,
     keep_ir: bool,
     profile: bool,
+    winograd: bool,
     weights_beside: bool | None,
 ) -> None:
     """Compile an ONNX model to a shared library.
@@ -102,6 +108,7 @@ def compile(
         keep_ir=keep_ir,
         weights_beside=weights_beside,
         profile=profile,
+        winograd=winograd,
     )
 
 

@@ -44,6 +44,7 @@ def compile(
     weights_beside: bool | None = None,
     keep_ir: bool = False,
     profile: bool = False,
+    winograd: bool = True,
     on_progress: Progress | None = None,
 ) -> Artifact:
     """An ONNX model -> one self-contained shared library.
@@ -54,8 +55,9 @@ def compile(
     {(domain, operator, since_opset): converter}. weights_beside: weights in a file of their own,
     `<artifact>.weights`; by itself only past 1.5 GB. keep_ir: keep every kernel's TIR, LLVM IR and
     assembly in the metadata. profile: let `Model.profile` and `athanor profile` time the artifact's
-    kernels; runs that are not profiled stay as they are. on_progress: called with (stage, done,
-    total).
+    kernels; runs that are not profiled stay as they are. winograd: let convolutions run by
+    Winograd's method where it is faster; its sums differ from the direct method's by some 1e-6 of
+    the largest output. on_progress: called with (stage, done, total).
 
     Raises CompileError, with every reason at once, where the model or an option can't be compiled.
     """
@@ -67,7 +69,7 @@ def compile(
     report = on_progress or _silent
     report("import", 0, 1)
     imported = import_model(model, shapes, operators)
-    return build_artifact(imported, spec, weights_beside, keep_ir, profile, report)
+    return build_artifact(imported, spec, weights_beside, keep_ir, profile, winograd, report)
 
 
 def build_artifact(
@@ -76,16 +78,17 @@ def build_artifact(
     weights_beside: bool | None = None,
     keep_ir: bool = False,
     profile: bool = False,
+    winograd: bool = True,
     on_progress: Progress | None = None,
 ) -> Artifact:
     """An imported model, or a Relax module of your own in its place -> artifact."""
     report = on_progress or _silent
     report("optimize", 0, 1)
     subgraphs = [
-        Subgraph(run_graph_passes(graph.mod, target), graph.requirements)
+        Subgraph(run_graph_passes(graph.mod, target, winograd), graph.requirements)
         for graph in imported.subgraphs
     ]
-    mod = run_graph_passes(imported.mod, target)
+    mod = run_graph_passes(imported.mod, target, winograd)
     program = extract_program(mod, subgraphs, imported.requirements)
     plan = plan_memory(program)
     names = Signature(

@@ -20,7 +20,7 @@ VIEWS = ["relax.reshape", "relax.concat"]
 """Operators that need no kernel: the program gives input and output the same memory."""
 
 
-def graph_passes(target: TargetSpec) -> list[tvm.transform.Pass]:
+def graph_passes(target: TargetSpec, winograd: bool = True) -> list[tvm.transform.Pass]:
     """Every pass from the imported graph to fused prim_funcs."""
     return [
         # Phase 0: the graph as the importer left it -> canonical
@@ -31,7 +31,7 @@ def graph_passes(target: TargetSpec) -> list[tvm.transform.Pass]:
         LiftConv1d(),
         FoldConstants(),
         # Phase 1: layouts and packed weights, once weights are final
-        BlockLayouts(target),
+        BlockLayouts(target, winograd),
         PackMatmul(target),
         SimplifyViews(),
         FoldConstants(),
@@ -47,7 +47,7 @@ def graph_passes(target: TargetSpec) -> list[tvm.transform.Pass]:
     ]
 
 
-def run_graph_passes(mod: IRModule, target: TargetSpec) -> IRModule:
+def run_graph_passes(mod: IRModule, target: TargetSpec, winograd: bool = True) -> IRModule:
     """Apply `graph_passes`."""
     with target.tvm:
-        return tvm.transform.Sequential(graph_passes(target))(mod)
+        return tvm.transform.Sequential(graph_passes(target, winograd))(mod)

@@ -24,6 +24,7 @@ def run_compile(
     keep_ir: bool = False,
     weights_beside: bool | None = None,
     profile: bool = False,
+    winograd: bool = True,
 ) -> Path:
     """Compile `model`, write it to `output` whole or not at all, and say what came out.
 
@@ -39,6 +40,7 @@ def run_compile(
         keep_ir=keep_ir,
         weights_beside=weights_beside,
         profile=profile,
+        winograd=winograd,
     )
     path = artifact.save(output)
     metadata = artifact.metadata
@@ -59,6 +61,7 @@ def compile_with_progress(
     keep_ir: bool = False,
     weights_beside: bool | None = None,
     profile: bool = False,
+    winograd: bool = True,
 ) -> Artifact:
     """`athanor.compile` that shows how far it is."""
     with show_progress() as on_progress:
@@ -70,5 +73,6 @@ def compile_with_progress(
             keep_ir=keep_ir,
             weights_beside=weights_beside,
             profile=profile,
+            winograd=winograd,
             on_progress=on_progress,
         )

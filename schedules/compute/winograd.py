@@ -105,7 +105,7 @@ def winograd_conv2d_blocked(
     taps: int,
     padding: Padding = (0, 0, 0, 0),
 ) -> te.Tensor:
-    """taps x taps convolution of stride 1: data (N, IC / 16, H, W, 16), weight packed as above.
+    """Convolution of stride 1, taps x taps: data (N, IC / 16, H, W, 16), weight packed as above.
 
     Result: (N, ceil(OC / 16), OH, OW, 16). H and W are known, N may be symbolic. The plan reads
     whole blocks of input channels. padding: zeros at top, left, bottom, right.

@@ -108,8 +108,10 @@ class WinogradBlocks:
 
 def _find_parts(sch: s_tir.Schedule) -> WinogradBlocks | None:
     leaves = blocks.leaf_blocks(sch)
+    if not leaves or any(0 in blocks.extents(sch, block) for block in leaves):
+        return None
     found = blocks.find_kind(sch, PRODUCT_KIND)
-    if not leaves or found is None or any(0 in blocks.extents(sch, block) for block in leaves):
+    if found is None:
         return None
     product = found[0]
     tiles = sch.get_producers(product)[0]
