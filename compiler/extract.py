@@ -38,6 +38,7 @@ from athanor.frontends.onnx.import_builder import (
     marker_numbers,
 )
 from athanor.frontends.onnx.known import is_late
+from athanor.frontends.onnx.origins import ORIGINS
 from athanor.targets.codegen import symbolic_parameters
 
 _NAME_LIMIT = 80
@@ -141,6 +142,7 @@ class _Extractor:
             for source, param in zip(sources, late, strict=True)
         ]
         self.definitions = definitions
+        self.origins = (self.main.attrs or {}).get(ORIGINS, {})
 
     def run(self) -> Block:
         self.check()
@@ -232,8 +234,12 @@ class _Extractor:
             unknown = [v.name for v in symbols_of(value) if v.name not in self.defined]
             assert not unknown, f"{name} needs {unknown}, which comes later"
         kernel = self.shared.kernel(call.args[0].name_hint, func)
-        self.steps.append(KernelCall(kernel, inputs, outputs, dims, name))
+        self.steps.append(KernelCall(kernel, inputs, outputs, dims, name, self.nodes(name)))
         return outputs if isinstance(call.ty_args[0], TupleType) else outputs[0]
+
+    def nodes(self, name: str) -> list[str]:
+        """The nodes that a binding comes from."""
+        return [str(node) for node in self.origins.get(name, ())]
 
     def view(self, binding: relax.Binding) -> Tensor:
         view = _tensor(binding.var.name, binding.var.ty)
@@ -256,7 +262,7 @@ class _Extractor:
                 root.source, root.offset_bytes = whole, offset
             else:
                 view = Tensor(f"{part.name}_part", part.dtype, part.shape, whole, offset)
-                self.steps.append(Copy(part, view))
+                self.steps.append(Copy(part, view, self.nodes(whole.name)))
             offset += size
         return whole
 

@@ -59,9 +59,10 @@ def describe(
 
 def _step(step: KernelCall | Copy) -> dict[str, Any]:
     """What a profile says of a step besides its times."""
-    if isinstance(step, Copy):
-        return {"kernel": "copy", "values": [step.target.name]}
-    return {"kernel": step.kernel, "values": [step.label]}
+    kernel, value = (
+        ("copy", step.target.name) if isinstance(step, Copy) else (step.kernel, step.label)
+    )
+    return {"kernel": kernel, "value": value, "nodes": step.nodes}
 
 
 def _tensor(value: Any) -> dict[str, Any]:

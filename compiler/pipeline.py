@@ -10,6 +10,7 @@ from athanor.compiler.legalize import LEGALIZE
 from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
+from athanor.compiler.passes.fuse_named import FuseNamed
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
 from athanor.compiler.passes.pack_matmul import PackMatmul
@@ -41,7 +42,7 @@ def graph_passes(target: TargetSpec, winograd: bool = True) -> list[tvm.transfor
         relax_transform.LegalizeOps(customize_legalize_map=LEGALIZE, skip_ops=VIEWS),
         # Phase 3: fusion
         relax_transform.AnnotateTIROpPattern(),
-        relax_transform.FuseOps(fuse_opt_level=2),
+        FuseNamed(),
         relax_transform.FuseTIR(),
         relax_transform.DeadCodeElimination(),
     ]

@@ -83,7 +83,9 @@ class KernelCall:
     outputs: list[Tensor]
     dims: list[Expr]
     label: str
-    """Where the kernel came from: names of the graph's values that it computes."""
+    """Name of the graph's value that it computes; of a fused kernel, the last."""
+    nodes: list[str] = field(default_factory=list)
+    """The model's nodes that it computes: operator and name."""
 
 
 @dataclass(eq=False)
@@ -92,6 +94,8 @@ class Copy:
 
     source: Tensor
     target: Tensor
+    nodes: list[str] = field(default_factory=list)
+    """As those of a KernelCall."""
 
 
 @dataclass(eq=False)

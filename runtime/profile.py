@@ -20,8 +20,10 @@ class StepTime(NamedTuple):
     number: int
     kernel: str
     """Name of the kernel; `copy` for a copy."""
-    values: tuple[str, ...]
-    """Names of the graph's values that it computes."""
+    value: str
+    """Name of the graph's value that it computes; of a fused kernel, the last."""
+    nodes: tuple[str, ...]
+    """The model's nodes that it computes, operator and name; empty where that got lost."""
     calls: float
     """How often it runs in one run of the model: in a loop several times, in a branch not always;
     a mean."""
@@ -68,7 +70,8 @@ class Profile:
             StepTime(
                 number,
                 step["kernel"],
-                tuple(step["values"]),
+                step["value"],
+                tuple(step["nodes"]),
                 float(calls[:, number].mean()),
                 float(np.median(times[:, number])) / 1e6,
                 round(float(operations[:, number].mean())),

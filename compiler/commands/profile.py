@@ -71,7 +71,8 @@ def as_data(profile: Profile, rules: Mapping[str, str]) -> dict[str, Any]:
                 "step": step.number,
                 "kernel": step.kernel,
                 "rule": rules.get(step.kernel),
-                "values": list(step.values),
+                "value": step.value,
+                "nodes": list(step.nodes),
                 "calls": step.calls,
                 "milliseconds": step.milliseconds,
                 "share": step.milliseconds / profile.milliseconds,
@@ -96,7 +97,7 @@ def print_tables(profile: Profile, rules: Mapping[str, str]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("step", "ms", "share", "GFLOP/s", "GB/s"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("kernel", "values"):
+    for name in ("kernel", "nodes"):
         table.add_column(name, overflow="fold")
     for step in sorted(profile.steps, key=lambda step: -step.milliseconds):
         table.add_row(
@@ -106,7 +107,7 @@ def print_tables(profile: Profile, rules: Mapping[str, str]) -> None:
             f"{step.gflops:.1f}",
             f"{step.gigabytes_per_second:.1f}",
             step.kernel.removeprefix("k_"),
-            ", ".join(step.values),
+            ", ".join(step.nodes) or f"({step.value})",
         )
     console.print(table)
     sums: dict[str, float] = defaultdict(float)

@@ -86,6 +86,7 @@ class _Rewriter(GraphRewriter):
             product = self.emit(relax.op.multiply(value, self.channels(scale, value)), name)
             return self.emit(relax.op.add(product, self.channels(shift, value)), name)
         convolution, bias = found
+        self.absorb(value)
         weight = constant_array(convolution.args[1])
         wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
         if np.any(scale != 1):

@@ -9,6 +9,8 @@ import tvm
 from tvm import relax, te
 from tvm.ir import Call, Expr, GenericConst, IRModule
 
+from athanor.frontends.onnx.origins import ORIGINS
+
 
 class GraphRewriter:
     """Rebuilds `main` binding by binding; a pass overrides `rewrite_call`.
@@ -26,6 +28,10 @@ class GraphRewriter:
         self.uses = _count_uses(self.main)
         self.readers: dict[Expr, int] = {}
         """How often main reads each new value under any of its old names."""
+        self.origins: dict[str, list[str]] = dict((self.main.attrs or {}).get(ORIGINS, {}))
+        self.new_origins: dict[str, list[str]] = {}
+        self.current: list[str] | None = None
+        """The nodes that what is emitted comes from."""
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         """The new value of a call whose arguments are rewritten already; None keeps the call."""
@@ -50,17 +56,26 @@ class GraphRewriter:
                 result = self.substitute(self.main.body.body)
                 result = builder.emit_output(self.finish_all(result))
             builder.emit_func_output(result)
-        return builder.get()
+        mod = builder.get()
+        if self.origins:
+            mod["main"] = mod["main"].with_attr(ORIGINS, self.new_origins)
+        return mod
 
     def finish_all(self, result: Expr) -> Expr:
         """Apply `finish` to each output."""
         definition = self.definition.get(result, result)
         if isinstance(definition, relax.Tuple):
-            return relax.Tuple([self.finish(field) for field in definition.fields])
-        return self.finish(result)
+            return relax.Tuple([self.finish_one(field) for field in definition.fields])
+        return self.finish_one(result)
+
+    def finish_one(self, value: Expr) -> Expr:
+        """Apply `finish`; what it emits comes from the value's nodes."""
+        self.current = self.new_origins.get(getattr(value, "name", ""))
+        return self.finish(value)
 
     def bind(self, binding: relax.Binding) -> Expr:
         """The new value of one binding."""
+        self.current = self.origins.get(binding.var.name)
         value = self.substitute(binding.value)
         if isinstance(value, relax.Call):
             new = self.rewrite_call(value, binding.var.name, binding.var)
@@ -74,7 +89,14 @@ class GraphRewriter:
             return value
         var = self.builder.emit(value, name)
         self.definition[var] = value
+        if self.current is not None:
+            self.new_origins[var.name] = self.current
         return var
+
+    def absorb(self, value: Expr) -> None:
+        """What is emitted next for this binding takes the place of `value` too."""
+        nodes = [*self.new_origins.get(getattr(value, "name", ""), ()), *(self.current or ())]
+        self.current = list(dict.fromkeys(nodes))
 
     def call(self, compute: Callable[..., te.Tensor], *args: Expr, hint: str) -> Call:
         """A kernel call of a tensor expression.

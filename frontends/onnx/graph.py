@@ -172,7 +172,8 @@ class GraphConverter:
         if converter is None:
             self._convert_body(proto, node)
             return
-        self.builder.enter_node(node.place, identifier(next(filter(None, node.outputs), "")))
+        hint = identifier(next(filter(None, node.outputs), ""))
+        self.builder.enter_node(node.place, hint, node.label)
         small = next(filter(None, node.small_types), "")
         if small and (node.domain or node.op not in MOVES_BYTES | READS_BYTES):
             raise node.error(f"element type {small} is not supported; put a Cast before")

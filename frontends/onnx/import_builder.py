@@ -27,6 +27,7 @@ import tvm
 from tvm import relax, tirx
 
 from athanor.frontends.onnx.known import is_equal, late_symbol, text_of
+from athanor.frontends.onnx.origins import mark_origins
 
 IF = "athanor.if"
 """Numbers: the subgraph of then, that of else, how many values then captures."""
@@ -95,16 +96,26 @@ class ImportBuilder(relax.BlockBuilder):
         """Symbols that this graph and those inside it may use."""
         self.scope: Any = None
         """The GraphConverter of this graph, for operators with graphs inside."""
+        self.origins: dict[str, list[str]] = {}
+        """The node of each binding, by the binding's name."""
         self._place = ""
         self._hint = ""
+        self._label = ""
 
-    def enter_node(self, place: str, name_hint: str) -> None:
+    def enter_node(self, place: str, name_hint: str, label: str) -> None:
         """From here on bindings and requirements belong to this node."""
-        self._place, self._hint = place, name_hint
+        self._place, self._hint, self._label = place, name_hint, label
 
     def emit(self, expr: relax.Expr, name_hint: str = "") -> Any:
         """As BlockBuilder.emit, with the node's name as the default hint."""
-        return super().emit(expr, name_hint or self._hint)
+        var = super().emit(expr, name_hint or self._hint)
+        self.origins[var.name] = [self._label]
+        return var
+
+    def finish(self) -> tvm.IRModule:
+        """The module, without what nobody reads, marked with origins."""
+        mod = relax.transform.DeadCodeElimination()(self.finalize())
+        return mark_origins(mod, self.origins)
 
     def declare(self, params: Sequence[relax.Var]) -> None:
         """Make the symbols in the shapes of main's parameters visible."""

@@ -90,7 +90,7 @@ def import_model(
             results = [converter.tensor(value.name) for value in skeleton.graph.output]
             output = builder.emit_output(relax.Tuple([*results, *builder.late_sources]))
         builder.emit_func_output(output, [*params, *builder.late_params])
-    mod = relax.transform.DeadCodeElimination()(builder.finalize())
+    mod = builder.finish()
     outputs = tuple(
         output_spec(value.name, result, symbols, converter.small_type(value.name))
         for value, result in zip(skeleton.graph.output, results, strict=True)

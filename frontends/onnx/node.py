@@ -39,8 +39,17 @@ class Node:
     @property
     def place(self) -> str:
         """Where this node is, for error messages: `Split 'layer1/split' (opset 18)`."""
-        operator = f"{self.domain}.{self.op}" if self.domain else self.op
-        return f"{operator} {self.name!r} (opset {self.opset})"
+        return f"{self.operator} {self.name!r} (opset {self.opset})"
+
+    @property
+    def operator(self) -> str:
+        """The operator with its domain where that is not ONNX's: `com.microsoft.Attention`."""
+        return f"{self.domain}.{self.op}" if self.domain else self.op
+
+    @property
+    def label(self) -> str:
+        """Operator and name: `Split layer1/split`."""
+        return f"{self.operator} {self.name}"
 
     def error(self, sentence: str) -> CompileError:
         """The error to raise for this node: place, then the rule and the value that broke it."""

@@ -51,3 +51,68 @@ def test_only_a_model_compiled_for_profiling_has_a_profile():
     with pytest.raises(RunError, match="not compiled for profiling"):
         model.profile({"x": np.ones((2, 64), np.float32)})
     assert "profile" not in model.metadata
+
+
+def layers_model():
+    """Two equal layers and their sum, so that the groups of both are one function."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "layers (float[3, 16] x) => (float[3, 16] sum, float[1, 48] last, float[16, 3] turned) {"
+        "[first] a = MatMul (x, w1) [bias1] b = Add (a, c1) [act1] d = Relu (b)"
+        "[second] e = MatMul (d, w2) [bias2] f = Add (e, c2) [act2] g = Relu (f)"
+        "[residual] sum = Add (g, d) [flat] h = Flatten <axis = 0> (g) [last] last = Exp (h)"
+        "[turn] turned = Transpose (d) }"
+    )
+    rng = np.random.default_rng(0)
+    weights = {"w1": (16, 16), "c1": (16,), "w2": (16, 16), "c2": (16,)}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(rng.standard_normal(shape, np.float32), name)
+        for name, shape in weights.items()
+    )
+    return model
+
+
+def nodes_by_kernel(model, **options):
+    steps = athanor.compile(model, profile=True, **options).metadata["profile"]["steps"]
+    return [(step["value"], step["nodes"]) for step in steps]
+
+
+def test_fused_kernels_know_their_nodes():
+    found = dict(nodes_by_kernel(layers_model()))
+    assert found["d"] == ["MatMul first", "Add bias1", "Relu act1"]
+    # Flatten is a view: its node goes to the kernel that reads it
+    everything = [node for nodes in found.values() for node in nodes]
+    assert sorted(everything) == sorted(set(everything))
+    names = "MatMul first,Add bias1,Relu act1,MatMul second,Add bias2,Relu act2,Flatten flat"
+    assert set(everything) == {*names.split(","), "Add residual", "Exp last", "Transpose turn"}
+    (second,) = [nodes for nodes in found.values() if "MatMul second" in nodes]
+    assert second[:3] == ["MatMul second", "Add bias2", "Relu act2"]
+
+
+def test_nodes_of_folded_normalization_belong_to_the_convolution():
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "net (float[1, 16, 6, 6] x) => (float[1, 16, 4, 4] y) {"
+        "[conv] a = Conv (x, w) [norm] b = BatchNormalization (a, s, s, s, s) [act] y = Relu (b) }"
+    )
+    for name, shape in {"w": (16, 16, 3, 3), "s": (16,)}.items():
+        array = rng.uniform(0.5, 1, shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    found = [nodes for _, nodes in nodes_by_kernel(model)]
+    assert ["Conv conv", "BatchNormalization norm", "Relu act"] in found
+
+
+def test_nodes_inside_control_flow():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        "net (bool c, float[4] x) => (float[4] y) { [choice] y = If (c) <"
+        "then_branch = t () => (float[4] a) { [left] a = Exp (x) },"
+        "else_branch = e () => (float[4] b) { [right] b = Log (x) }> }"
+    )
+    artifact = athanor.compile(model, profile=True)
+    x = np.ones(4, np.float32)
+    for condition, node in ((True, "Exp left"), (False, "Log right")):
+        inputs = {"c": np.array(condition), "x": x}
+        steps = artifact.load(threads=1).profile(inputs, 2).steps
+        assert [step.nodes for step in steps if step.kernel != "copy"] == [(node,)]

@@ -153,7 +153,7 @@ class _Inner:
         params = [around, *self.params, *captured, *builder.late_params]
         builder.emit_func_output(output, params)
         self._function.__exit__(None, None, None)
-        mod = relax.transform.DeadCodeElimination()(builder.finalize())
+        mod = builder.finish()
         shared = builder.shared.subgraphs
         shared.append(Subgraph(mod, tuple(builder.requirements)))
         self._finished = True
