@@ -25,7 +25,9 @@ def compile_module(mod: IRModule, target: str = "native") -> Artifact:
     inputs = tuple(_spec(param.name, param.ty) for param in main.params)
     types = list(main.ret_ty.fields) if isinstance(main.ret_ty, TupleType) else [main.ret_ty]
     outputs = tuple(_spec(f"output{index}", ty) for index, ty in enumerate(types))
-    symbols = dict.fromkeys(dim for spec in inputs for dim in spec.shape if isinstance(dim, str))
+    symbols = dict.fromkeys(
+        dim for spec in inputs for dim in spec.shape or () if isinstance(dim, str)
+    )
     digest = hashlib.sha256(mod.script(show_meta=True).encode()).hexdigest()
     imported = ImportedModel(mod, inputs, outputs, tuple(symbols), (), digest, {})
     return build_artifact(imported, find_target(target))

@@ -22,6 +22,7 @@ from athanor.compiler.weights import weight_bytes
 from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
+from athanor.frontends.onnx.sequence_value import KINDS, TENSOR
 from athanor.frontends.onnx.small_types import SMALL_TYPES
 from athanor.runtime.footer import append_payload
 from athanor.targets import TargetSpec, find_target
@@ -91,11 +92,18 @@ def build_artifact(
     mod = run_graph_passes(imported.mod, target, winograd)
     program = extract_program(mod, subgraphs, imported.requirements)
     plan = plan_memory(program)
+    values = (*imported.inputs, *imported.outputs)
     names = Signature(
-        tuple(value.name for value in imported.inputs),
-        tuple(value.name for value in imported.outputs),
+        tuple(name for value in imported.inputs for name in value.part_names),
+        tuple(name for value in imported.outputs for name in value.part_names),
         imported.requirements,
-        {v.name: v.dtype for v in (*imported.inputs, *imported.outputs) if v.dtype in SMALL_TYPES},
+        {value.name: value.dtype for value in values if value.dtype in SMALL_TYPES},
+        {
+            name: (KINDS.index(value.kind), part)
+            for value in values
+            if value.kind != TENSOR
+            for part, name in enumerate(value.part_names)
+        },
     )
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)

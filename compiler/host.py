@@ -19,7 +19,7 @@ from athanor.compiler.memory import MemoryPlan
 from athanor.compiler.places import Places
 from athanor.compiler.program import Program, symbols_of
 from athanor.frontends.onnx.import_builder import Requirement
-from athanor.frontends.onnx.known import is_late
+from athanor.frontends.onnx.known import is_count, is_late
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Signature:
     """Conditions on symbolic dimensions, checked whenever they change."""
     carried: Mapping[str, str] = field(default_factory=dict)
     """The element types of inputs and outputs that the program has as bytes, by name."""
+    parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Tensors that are part of a sequence or an optional: its AthanorKind, and which part."""
 
 
 def print_host(
@@ -118,9 +120,10 @@ class _Printer:
                 dims = ", ".join(self.descriptor_dim(dim) for dim in tensor.shape) or "0"
                 lines.append(f"static const int64_t {kind}{index}_shape[] = {{{dims}}};")
                 code, bits = _dlpack(self.signature.carried.get(name, tensor.dtype))
+                part = "".join(f", {number}" for number in self.signature.parts.get(name, ()))
                 rows.append(
                     f"  {{{c_string(name)}, {code}, {bits}, 1, {len(tensor.shape)}, "
-                    f"{kind}{index}_shape}},"
+                    f"{kind}{index}_shape{part}}},"
                 )
             rows = rows or ["  {0},"]
             lines += [f"static const AthanorTensorInfo {kind}s[] = {{", *rows, "};"]
@@ -159,6 +162,7 @@ class _Printer:
         checks = [
             (f"{name} >= 1", one.format(repr(symbol.name)))
             for name, symbol in zip(self.places.symbols, self.program.symbols, strict=True)
+            if not is_count(symbol)
         ]
         checks += [
             (self.places.expression(r.condition), r.sentence)

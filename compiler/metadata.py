@@ -12,6 +12,8 @@ from athanor.compiler.memory import MemoryPlan
 from athanor.compiler.program import Copy, KernelCall, Program
 from athanor.compiler.weights import weight_offsets
 from athanor.frontends.onnx.importer import ImportedModel
+from athanor.frontends.onnx.sequence_value import TENSOR
+from athanor.frontends.onnx.shapes import TensorSpec
 from athanor.targets import TargetSpec
 
 
@@ -39,8 +41,8 @@ def describe(
             "mcpu": target.mcpu,
             "cpu_features": list(target.cpu_features),
         },
-        "inputs": [_tensor(value) for value in imported.inputs],
-        "outputs": [_tensor(value) for value in imported.outputs],
+        "inputs": [_value(value) for value in imported.inputs],
+        "outputs": [_value(value) for value in imported.outputs],
         "symbols": list(imported.symbols),
         "arena_bytes": plan.static_bytes,
         "arena_is_symbolic": bool(plan.slots),
@@ -65,5 +67,7 @@ def _step(step: KernelCall | Copy) -> dict[str, Any]:
     return {"kernel": kernel, "value": value, "nodes": step.nodes}
 
 
-def _tensor(value: Any) -> dict[str, Any]:
-    return {"name": value.name, "dtype": value.dtype, "shape": list(value.shape)}
+def _value(value: TensorSpec) -> dict[str, Any]:
+    shape = None if value.shape is None else list(value.shape)
+    kind = {} if value.kind == TENSOR else {"kind": value.kind}
+    return {"name": value.name, **kind, "dtype": value.dtype, "shape": shape}

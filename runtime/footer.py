@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from athanor.errors import CompileError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 MAGIC = b"ATHANOR\1"
 WEIGHTS_BESIDE = 1
 WEIGHTS_SUFFIX = ".weights"

@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from athanor.errors import RunError
 from athanor.runtime.dtypes import numpy_dtype
 from athanor.runtime.library import Spec, last_error, library
 from athanor.runtime.spec import TensorSpec
+
+
+class TensorPart(NamedTuple):
+    """A tensor, and which part it is of a value of which kind (an AthanorKind)."""
+
+    spec: TensorSpec
+    kind: int
+    part: int
 
 
 class Handle:
@@ -36,18 +44,18 @@ class Handle:
             raise RunError(last_error())
         return json.loads(text)
 
-    def specs(self, kind: str) -> tuple[TensorSpec, ...]:
-        """All of kind "input" or "output"."""
+    def tensors(self, kind: str) -> tuple[TensorPart, ...]:
+        """The tensors of all inputs (kind "input") or outputs ("output")."""
         count = getattr(library(), f"athanor_num_{kind}s")(self.pointer)
         get = getattr(library(), f"athanor_{kind}")
-        return tuple(_spec(get(self.pointer, index).contents) for index in range(count))
+        return tuple(_part(get(self.pointer, index).contents) for index in range(count))
 
 
-def _spec(spec: Spec) -> TensorSpec:
+def _part(spec: Spec) -> TensorPart:
     shape: list[int | str | None] = []
     for axis in range(spec.ndim):
         name = spec.dim_names[axis]
         size = spec.shape[axis]
         shape.append(size if size >= 0 else None if name is None else name.decode())
     dtype = numpy_dtype(spec.dtype.code, spec.dtype.bits)
-    return TensorSpec(spec.name.decode(), dtype, tuple(shape))
+    return TensorPart(TensorSpec(spec.name.decode(), dtype, tuple(shape)), spec.kind, spec.part)

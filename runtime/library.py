@@ -55,6 +55,8 @@ class Spec(Structure):
         ("ndim", c_int32),
         ("shape", POINTER(c_int64)),
         ("dim_names", POINTER(c_char_p)),
+        ("kind", c_int32),
+        ("part", c_int32),
     )
 
 

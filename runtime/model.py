@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import RunError
-from athanor.runtime.arguments import Arguments, as_array
+from athanor.runtime.arguments import Arguments
 from athanor.runtime.handle import Handle
 from athanor.runtime.library import SessionOptions, check, library
 from athanor.runtime.profile import EventRecorder, Profile
 from athanor.runtime.spec import TensorSpec
+from athanor.runtime.values import Values
 
 
 class Model:
@@ -38,11 +39,12 @@ class Model:
         self._threads = threads
         self._session: ctypes.c_void_p | None = None
         self._keep_alive: Any = None  # the folder of an artifact that was not saved
-        self.inputs: tuple[TensorSpec, ...] = handle.specs("input")
-        self.outputs: tuple[TensorSpec, ...] = handle.specs("output")
-        self._arguments = Arguments(self.inputs)
-        self._asked = Arguments(self.outputs)
-        self._results = Arguments(self.outputs)
+        self._ins, self._outs = Values(handle, "input"), Values(handle, "output")
+        self.inputs: tuple[TensorSpec, ...] = self._ins.specs
+        self.outputs: tuple[TensorSpec, ...] = self._outs.specs
+        self._arguments = Arguments(self._ins.tensors)
+        self._asked = Arguments(self._outs.tensors)
+        self._results = Arguments(self._outs.tensors)
         self._result_shapes: list[tuple[int, ...]] | None = None
         self._run = library().athanor_session_run
         options = SessionOptions(ctypes.sizeof(SessionOptions), threads or 0, 0, None, None)
@@ -68,9 +70,10 @@ class Model:
         other._keep_alive = self._keep_alive
         return other
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run on one array for every input name; the outputs by name, in the model's order.
 
+        A sequence is a list of arrays, an absent optional None.
         Raises RunError, naming the input, what was expected and what was received, where an input
         is missing, unknown, of another type or of another shape.
         """
@@ -79,7 +82,7 @@ class Model:
         results = self._execute([inputs[spec.name] for spec in self.inputs])
         return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
 
-    def __call__(self, *arrays: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+    def __call__(self, *arrays: Any) -> Any:
         """Run on the inputs in the model's order.
 
         Returns the output itself where the model has one, else a tuple of them in order.
@@ -120,27 +123,26 @@ class Model:
             raise RunError("the model is closed")
         return handle, session
 
-    def _execute(
-        self, values: Sequence[Any], recorder: EventRecorder | None = None
-    ) -> list[np.ndarray]:
-        arrays = [as_array(spec, value) for spec, value in zip(self.inputs, values, strict=True)]
+    def _execute(self, values: Sequence[Any], recorder: EventRecorder | None = None) -> list[Any]:
+        arrays = self._ins.split(values)
         with self._lock:
             session = self._alive()[1]
             shapes = self._plan(session, arrays)
             # A size of -1 is told by the run, in memory of the session, which is copied.
             results = [
                 None if -1 in shape else np.empty(shape, spec.dtype)
-                for spec, shape in zip(self.outputs, shapes, strict=True)
+                for spec, shape in zip(self._outs.tensors, shapes, strict=True)
             ]
             self._arguments.set_data(arrays)
             self._results.set_data(results)
             ins, outs = self._arguments.tensors, self._results.tensors
             arguments = (session, ins, len(arrays), outs, len(results))
             check(self._run(*arguments) if recorder is None else recorder.run(*arguments))
-            return [
+            arrays = [
                 self._results.copy(index) if result is None else result
                 for index, result in enumerate(results)
             ]
+        return self._outs.join(arrays)
 
     def _plan(
         self, session: ctypes.c_void_p, arrays: Sequence[np.ndarray]
@@ -151,7 +153,8 @@ class Model:
             self._result_shapes = None
             ins, outs = self._arguments.tensors, self._asked.tensors
             shapes_of = library().athanor_session_output_shapes
-            check(shapes_of(session, ins, len(self.inputs), outs, len(self.outputs)))
+            count, results = len(arrays), len(self._outs.tensors)
+            check(shapes_of(session, ins, count, outs, results))
             self._result_shapes = self._asked.shapes()
             self._results.set_shapes(self._result_shapes)
         return self._result_shapes

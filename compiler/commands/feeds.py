@@ -25,7 +25,7 @@ class TensorInfo(Protocol):
     @property
     def dtype(self) -> Any: ...  # noqa: D102
     @property
-    def shape(self) -> tuple[int | str | None, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int | str | None, ...] | None: ...  # noqa: D102
 
 
 def make_feeds(
@@ -41,9 +41,13 @@ def make_feeds(
     `dims` sets symbolic dimensions; one that neither it nor an array of `given` sets is 1.
     `limits` bounds the integers of an input; elsewhere they stay under INTEGERS_BELOW. Inputs
     whose names speak of a mask are all ones, of token types zeros, of positions 0, 1, 2, ...
-    Raises RunError for a dimension that no input has.
+    Raises RunError for a dimension that no input has, and for an input that is no tensor.
     """
     inputs, given, limits = list(inputs), dict(given or {}), limits or {}
+    for info in inputs:
+        kind = getattr(info, "kind", "tensor")
+        if kind != "tensor":
+            raise RunError(f"input '{info.name}' is of kind {kind}; run the model from Python")
     sizes = _dimension_sizes(inputs, given)
     for name, size in (dims or {}).items():
         if name not in sizes:
@@ -53,7 +57,8 @@ def make_feeds(
     rng = np.random.default_rng(seed)
     feeds = {}
     for info in inputs:
-        shape = tuple(d if isinstance(d, int) else sizes.get(d or "") or 1 for d in info.shape)
+        dims_of = info.shape or ()
+        shape = tuple(d if isinstance(d, int) else sizes.get(d or "") or 1 for d in dims_of)
         limit = limits.get(info.name, INTEGERS_BELOW)
         made = _values(rng, info.name, np.dtype(info.dtype), shape, limit)
         feeds[info.name] = given.pop(info.name, made)
@@ -67,7 +72,7 @@ def _dimension_sizes(
     sizes: dict[str, int | None] = {}
     for info in inputs:
         array = given.get(info.name)
-        for axis, dim in enumerate(info.shape):
+        for axis, dim in enumerate(info.shape or ()):
             if isinstance(dim, str):
                 sizes.setdefault(dim, None)
                 if array is not None and axis < array.ndim:

@@ -52,8 +52,10 @@ def _page(metadata: dict[str, Any]) -> Iterator[str]:
     for kind in ("inputs", "outputs"):
         yield f"{kind}:"
         for tensor in metadata[kind]:
-            shape = ", ".join("?" if dim is None else str(dim) for dim in tensor["shape"])
-            yield f"  {tensor['name']}  {tensor['dtype']}[{shape}]"
+            dims = ["..."] if tensor["shape"] is None else tensor["shape"]
+            shape = ", ".join("?" if dim is None else str(dim) for dim in dims)
+            kind = f"{tensor['kind']} of " if "kind" in tensor else ""
+            yield f"  {tensor['name']}  {kind}{tensor['dtype']}[{shape}]"
     target = metadata["target"]
     features = " ".join(target["cpu_features"])
     yield f"target:   {target['name']} ({target['triple']}, {target['mcpu']}; needs {features})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -33,12 +34,24 @@ def run_artifact(
     model = load(artifact, threads=threads)
     feeds = make_feeds(model.inputs, dims=dims, seed=seed, given=given)
     outputs = model.run(feeds)
-    for name, array in outputs.items():
+    arrays = named_arrays(outputs)
+    for name, array in arrays.items():
         click.echo(describe_array(name, array))
     if output is not None:
         with write_aside(output) as file:
-            np.savez(file, **outputs)  # pyright: ignore[reportArgumentType]
-    return outputs
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    return arrays
+
+
+def named_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Each array, those of a sequence numbered: `name[0]`; nothing for what is absent."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in outputs.items():
+        if isinstance(value, list):
+            arrays |= {f"{name}[{number}]": array for number, array in enumerate(value)}
+        elif value is not None:
+            arrays[name] = value
+    return arrays
 
 
 def _read_array(path: Path) -> np.ndarray:

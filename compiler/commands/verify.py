@@ -12,6 +12,8 @@ from athanor.compiler.commands.compare import Difference, compare
 from athanor.compiler.commands.compile import compile_with_progress
 from athanor.compiler.commands.feeds import index_limits, make_feeds
 from athanor.compiler.commands.peers import onnxruntime
+from athanor.compiler.commands.run import named_arrays
+from athanor.errors import RunError
 
 
 def verify_model(
@@ -33,12 +35,12 @@ def verify_model(
     ours = artifact.load(threads=threads)
     limits = index_limits(onnx.load(model, load_external_data=False))
     feeds = make_feeds(ours.inputs, dims=dims, seed=seed, limits=limits)
-    reference = onnxruntime(model, threads)(feeds)
-    outputs = ours.run(feeds)
-    rows = [
-        compare(name, actual, expected)
-        for (name, actual), expected in zip(outputs.items(), reference, strict=True)
-    ]
+    names = [spec.name for spec in ours.outputs]
+    reference = named_arrays(dict(zip(names, onnxruntime(model, threads)(feeds), strict=True)))
+    outputs = named_arrays(ours.run(feeds))
+    if outputs.keys() != reference.keys():
+        raise RunError(f"outputs are {', '.join(outputs)}, the reference's {', '.join(reference)}")
+    rows = [compare(name, actual, reference[name]) for name, actual in outputs.items()]
     width = max((len(row.name) for row in rows), default=0)
     for row in rows:
         click.echo(describe_difference(row, width))

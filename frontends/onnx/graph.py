@@ -19,15 +19,22 @@ from athanor.frontends.onnx.known import Known, known, materialize
 from athanor.frontends.onnx.node import Node, parse_attributes
 from athanor.frontends.onnx.operators import Operators
 from athanor.frontends.onnx.opsets import canonical_domain
-from athanor.frontends.onnx.sequence_value import OptionalValue, SequenceValue
+from athanor.frontends.onnx.sequence_value import (
+    NO_TENSORS,
+    OptionalValue,
+    PackedOptional,
+    PackedSequence,
+    SequenceValue,
+    kind_of,
+)
 from athanor.frontends.onnx.shapes import identifier
 from athanor.frontends.onnx.small_types import MOVES_BYTES, READS_BYTES, SMALL_TYPES, Carried
 from athanor.frontends.onnx.tensor_data import np_dtype_of, to_array, to_constant
 from athanor.frontends.onnx.tensors import dtype_of, np_dtype, shape_of
 
 _TAKES_SEQUENCES = frozenset(
-    "SequenceAt SequenceErase SequenceInsert SequenceLength ConcatFromSequence Identity Optional "
-    "OptionalGetElement OptionalHasElement".split()
+    "SequenceAt SequenceErase SequenceInsert SequenceLength ConcatFromSequence Identity Loop "
+    "Optional OptionalGetElement OptionalHasElement".split()
 )
 
 _KNOWN_BYTES = 1 << 16  # weights up to this size are followed through shape computations
@@ -79,12 +86,13 @@ class GraphConverter:
     def tensor(self, name: str) -> relax.Expr:
         """The value of an ONNX name as a relax expression."""
         value = self.value(name)
-        if isinstance(value, (SequenceValue, OptionalValue)):
-            kind = "a sequence" if isinstance(value, SequenceValue) else "an optional"
-            raise CompileError(f"value {name!r} is {kind}; only tensors are supported here")
+        if isinstance(value, NO_TENSORS):
+            raise CompileError(
+                f"value {name!r} is {kind_of(value)}; only tensors are supported here"
+            )
         return value
 
-    def value(self, name: str) -> relax.Expr | SequenceValue | OptionalValue:
+    def value(self, name: str) -> Any:
         """The value of an ONNX name: an expression, or a sequence or optional of them."""
         if name not in self._exprs:
             if name in self._known:
@@ -112,7 +120,7 @@ class GraphConverter:
             return self._known.get(name)
         return self.outer.known(name) if self.outer is not None else None
 
-    def result(self, name: str) -> relax.Expr | Known | SequenceValue | OptionalValue:
+    def result(self, name: str) -> Any:
         """The value of an ONNX name, as elements where these are known."""
         elements = self.known(name)
         return elements if elements is not None else self.value(name)
@@ -124,7 +132,14 @@ class GraphConverter:
     def _capture(self, name: str, value: Any) -> Any:
         """A value of the graph around this one as a parameter; constants need none."""
         if isinstance(value, SequenceValue):
-            return SequenceValue(tuple(self._capture(name, each) for each in value.elements))
+            captured = tuple(self._capture(name, each) for each in value.elements)
+            return SequenceValue(captured, value.dtype)
+        if isinstance(value, PackedSequence):
+            elements = self._capture(name, value.elements)
+            return PackedSequence(elements, self._capture(name, value.shapes), value.element)
+        if isinstance(value, PackedOptional):
+            present = None if value.present is None else self._capture(name, value.present)
+            return PackedOptional(self._capture(name, value.content), present)
         if isinstance(value, OptionalValue):
             held = value.value
             return OptionalValue(None if held is None else self._capture(name, held))
@@ -178,10 +193,10 @@ class GraphConverter:
         if small and (node.domain or node.op not in MOVES_BYTES | READS_BYTES):
             raise node.error(f"element type {small} is not supported; put a Cast before")
         inputs = [self.value(name) if name else None for name in proto.input]
-        if node.op not in _TAKES_SEQUENCES and any(
-            isinstance(value, (SequenceValue, OptionalValue)) for value in inputs
-        ):
-            raise node.error("an input is a sequence or an optional")
+        if node.op not in _TAKES_SEQUENCES:
+            for name, value in zip(proto.input, inputs, strict=True):
+                if isinstance(value, NO_TENSORS):
+                    raise node.error(f"input {name!r} is {kind_of(value)}, expected a tensor")
         try:
             self._define_outputs(node, converter(node, inputs, self.builder))
         except (CompileError, AssertionError):
@@ -199,11 +214,7 @@ class GraphConverter:
         for name in proto.input:
             kind = onnx.TypeProto()
             if name:
-                expr = self.tensor(name)
-                element_type = self.small_type(name) or dtype_of(expr)
-                dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(element_type))
-                dims = [dim if isinstance(dim, int) else None for dim in shape_of(expr)]
-                kind = onnx.helper.make_tensor_type_proto(dtype, dims)
+                kind = _type_of(self.value(name), self.small_type(name))
             types.append(kind)
         function = typed_body(proto, node.opset, types)
         if function is None:
@@ -237,7 +248,7 @@ class GraphConverter:
 
     def _named(self, value: Any, name: str) -> Any:
         """Emit the converter's last expression under the ONNX value's name."""
-        if isinstance(value, (SequenceValue, OptionalValue)):
+        if isinstance(value, NO_TENSORS):
             return value
         if isinstance(value, relax.Var) or not isinstance(value, relax.Call):
             return self.builder.normalize(value)
@@ -249,3 +260,18 @@ def _element_count(tensor: onnx.TensorProto) -> int:
     for dim in tensor.dims:
         count *= dim
     return count
+
+
+def _type_of(value: Any, small_type: str) -> onnx.TypeProto:
+    """The ONNX type of a value."""
+    if isinstance(value, (OptionalValue, PackedOptional)):
+        raise CompileError("an optional as an input of a function body is not supported")
+    if isinstance(value, (SequenceValue, PackedSequence)):
+        sizes = value.element.sizes
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(value.dtype))
+        return onnx.helper.make_sequence_type_proto(
+            onnx.helper.make_tensor_type_proto(dtype, None if sizes is None else list(sizes))
+        )
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(small_type or dtype_of(value)))
+    dims = [dim if isinstance(dim, int) else None for dim in shape_of(value)]
+    return onnx.helper.make_tensor_type_proto(dtype, dims)

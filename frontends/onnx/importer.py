@@ -11,28 +11,34 @@ import tvm
 from tvm import relax
 
 from athanor.errors import CompileError
+from athanor.frontends.onnx.boundary import input_kind, received, returned, sequence_input
 from athanor.frontends.onnx.functions import inline_functions
 from athanor.frontends.onnx.graph import GraphConverter
 from athanor.frontends.onnx.import_builder import ImportBuilder, Requirement, Subgraph
 from athanor.frontends.onnx.model_file import read_model
 from athanor.frontends.onnx.operators import Converter, Operators
 from athanor.frontends.onnx.ops import CONVERTERS
+from athanor.frontends.onnx.ops.value_forms import Form
 from athanor.frontends.onnx.opsets import read_opsets
+from athanor.frontends.onnx.sequence_value import TENSOR
 from athanor.frontends.onnx.shapes import (
     Symbols,
     TensorSpec,
     input_dtype,
     input_shapes,
-    output_spec,
     relax_input,
 )
 from athanor.frontends.onnx.small_types import SMALL_TYPES, Carried
+
+_PLAIN = (TENSOR, None)
+"""The kinds of inputs whose `shapes` are those of tensors; None is for one that is not there."""
 
 
 @dataclass(frozen=True)
 class ImportedModel:
     """A model in Relax: `mod["main"]` takes the inputs in order and returns a tuple of outputs.
 
+    An input or output that is a sequence or an optional is several tensors, one after another.
     `symbols` names the symbolic dimensions; the same name is the same variable in every shape.
     They are at least 1: a run with an empty symbolic dimension has to be refused, and so has one
     that breaks a requirement.
@@ -69,12 +75,22 @@ def import_model(
 
     graph_inputs = [value for value in skeleton.graph.input if value.name not in source.weights]
     symbols = Symbols()
-    dims = input_shapes(graph_inputs, shapes)
+    kinds = {value.name: input_kind(value)[0] for value in graph_inputs}
+    tensors = [value for value in graph_inputs if kinds[value.name] == TENSOR]
+    given = dict(shapes or {})
+    of_elements = {name: given.pop(name) for name in list(given) if kinds.get(name) not in _PLAIN}
+    dims = input_shapes(tensors, given, list(kinds))
     builder = ImportBuilder()
     converter = GraphConverter(builder, table, opsets, source.folder)
     inputs: list[TensorSpec] = []
-    params: list[relax.Expr] = []
+    params: list[relax.Var] = []
+    packed: list[tuple[TensorSpec, list[relax.Var], Form]] = []
     for value in graph_inputs:
+        if kinds[value.name] != TENSOR:
+            packed.append(sequence_input(value, of_elements.get(value.name), symbols))
+            inputs.append(packed[-1][0])
+            params += packed[-1][1]
+            continue
         dtype = input_dtype(value)
         params.append(relax_input(value.name, dims[value.name], dtype, symbols))
         inputs.append(TensorSpec(value.name, dtype, tuple(dims[value.name])))
@@ -86,21 +102,26 @@ def import_model(
     builder.declare(params)
     with builder.function("main"):
         with builder.dataflow():
+            for spec, parts, form in packed:
+                converter.define(spec.name, received(spec, parts, form, builder))
             converter.convert(skeleton.graph.node)
-            results = [converter.tensor(value.name) for value in skeleton.graph.output]
+            outputs: list[TensorSpec] = []
+            results: list[relax.Expr] = []
+            for value in skeleton.graph.output:
+                small_type = converter.small_type(value.name)
+                result = converter.value(value.name)
+                spec, parts = returned(value, result, small_type, symbols, builder)
+                outputs.append(spec)
+                results += parts
             output = builder.emit_output(relax.Tuple([*results, *builder.late_sources]))
         builder.emit_func_output(output, [*params, *builder.late_params])
     mod = builder.finish()
-    outputs = tuple(
-        output_spec(value.name, result, symbols, converter.small_type(value.name))
-        for value, result in zip(skeleton.graph.output, results, strict=True)
-    )
     if not outputs:
         raise CompileError("the model's graph has no output")
     return ImportedModel(
         mod,
         tuple(inputs),
-        outputs,
+        tuple(outputs),
         symbols.names,
         tuple(builder.requirements),
         source.sha256,

@@ -80,7 +80,7 @@ def is_symbolic(value: Any) -> bool:
 _LARGEST_DIM = 1 << 40  # bound for proofs only: no tensor dimension comes near it
 
 
-_LATE_DIM, _LATE_VALUE = ".dim", ".value"
+_LATE_DIM, _LATE_VALUE, _COUNT = ".dim", ".value", ".count_"
 """In names of symbols; `identifier` leaves no dot in those of inputs."""
 
 
@@ -89,9 +89,19 @@ def late_symbol(stem: str, number: int, is_dim: bool) -> tirx.Var:
     return tirx.Var(f"{stem}{_LATE_DIM if is_dim else _LATE_VALUE}{number}", "int64")
 
 
+def count_symbol(stem: str, what: str) -> tirx.Var:
+    """A dimension of an input that may be 0, such as the length of a sequence."""
+    return tirx.Var(f"{stem}{_COUNT}{what}", "int64")
+
+
+def is_count(symbol: tvm.ir.Var) -> bool:
+    """Whether the symbol is a dimension of an input that may be 0."""
+    return _COUNT in symbol.name
+
+
 def is_late(symbol: tvm.ir.Var) -> bool:
     """Whether the symbol's value comes from a run, not from the shapes of inputs."""
-    return "." in symbol.name
+    return _LATE_DIM in symbol.name or _LATE_VALUE in symbol.name
 
 
 def is_late_dim(symbol: tvm.ir.Var) -> bool:
@@ -102,7 +112,7 @@ def is_late_dim(symbol: tvm.ir.Var) -> bool:
 def analyzer_for(values: Sequence[Any]) -> Analyzer:
     """An analyzer that knows every symbolic dimension in `values` to be at least 1.
 
-    Late dimensions are at least 0, late values any integer.
+    Late dimensions and counts are at least 0, late values any integer.
     """
     analyzer = Analyzer()
     seen: set[int] = set()
@@ -111,7 +121,7 @@ def analyzer_for(values: Sequence[Any]) -> Analyzer:
         if var.__hash__() not in seen:
             seen.add(var.__hash__())
             if _LATE_VALUE not in var.name:
-                least = 0 if is_late(var) else 1
+                least = 0 if is_late(var) or is_count(var) else 1
                 analyzer.bind(var, tvm.ir.Range(least, _LARGEST_DIM))
 
     for value in values:

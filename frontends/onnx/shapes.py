@@ -12,7 +12,8 @@ import tvm
 from tvm import relax, tirx
 
 from athanor.errors import CompileError
-from athanor.frontends.onnx.known import is_symbolic, text_of
+from athanor.frontends.onnx.known import count_symbol, is_symbolic, text_of
+from athanor.frontends.onnx.sequence_value import PART_NAMES, PARTS, TENSOR
 from athanor.frontends.onnx.small_types import carrier_of
 from athanor.frontends.onnx.tensor_data import np_dtype_of
 
@@ -21,11 +22,23 @@ _MAX_DIM = (1 << 63) - 1
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output of the model: symbolic dimensions by name, or as an expression's text."""
+    """An input or output of the model: symbolic dimensions by name, or as an expression's text.
+
+    Of a sequence or an optional, `shape` is that of each element: there a size is None where it
+    differs or only the run knows it, and the shape is None where the rank differs.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str | None, ...] | None
+    kind: str = TENSOR
+
+    @property
+    def part_names(self) -> list[str]:
+        """The names of the tensors that it is."""
+        if self.kind == TENSOR:
+            return [self.name]
+        return [f"{self.name}.{part}" for part in PART_NAMES[: PARTS[self.kind]]]
 
 
 class Symbols:
@@ -38,6 +51,10 @@ class Symbols:
         if name not in self._vars:
             self._vars[name] = tirx.Var(identifier(name), "int64")
         return self._vars[name]
+
+    def count(self, stem: str, what: str) -> Any:
+        """A dimension of input `stem` that may be 0; it has a name of its own."""
+        return self._vars.setdefault(f"{stem}.{what}", count_symbol(identifier(stem), what))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,17 +78,18 @@ def identifier(name: str) -> str:
 
 
 def input_shapes(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int | str]] | None
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Sequence[int | str]],
+    names: Sequence[str],
 ) -> dict[str, list[int | str]]:
-    """Each input's dimensions after the user's `shapes`: ints and symbol names.
+    """The dimensions of inputs that are tensors after the user's `shapes`: ints and symbol names.
 
     Where `shapes` fixes an input's named dimension, the same name is fixed in every other input.
+    `names` are those of all inputs.
     """
-    shapes = dict(shapes or {})
-    names = [value.name for value in inputs]
     for name in shapes:
         if name not in names:
-            raise CompileError(f"shapes: the model has no input {name!r}; it has {names}")
+            raise CompileError(f"shapes: the model has no input {name!r}; it has {list(names)}")
     declared = {value.name: _declared_dims(value, shapes) for value in inputs}
     renamed: dict[str, int | str] = {}
     for name, given in shapes.items():
@@ -130,10 +148,7 @@ def _check_dim(name: str, have: int | str, wanted: int | str) -> None:
 
 
 def input_dtype(value: onnx.ValueInfoProto) -> str:
-    """The element type of a graph input; CompileError for strings and complex numbers."""
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        raise CompileError(f"input {value.name!r} is a {kind}; only tensors are supported")
+    """The element type of a tensor; CompileError for strings and complex numbers."""
     elem_type = value.type.tensor_type.elem_type
     dtype = np_dtype_of(elem_type, f"input {value.name!r}")
     if dtype.kind in "OcSU":

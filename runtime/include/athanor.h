@@ -120,6 +120,25 @@ ATHANOR_API void athanor_close(AthanorModel *model);
 /* What the artifact says of itself: UTF-8 JSON, zero-terminated; NULL on an error. */
 ATHANOR_API const char *athanor_metadata_json(AthanorModel *model);
 
+/* What a value of the model's graph is. A tensor is one input or output; a value of another kind is
+ * several, one after another, each with this kind and its number as `part`:
+ *
+ *   0 "NAME.elements"  all elements of all tensors of a sequence, one tensor after another, each
+ *                      row-major: shape (total)
+ *   1 "NAME.shapes"    int64, a row for each tensor: its rank, then its sizes, then anything up to
+ *                      the row's end: shape (length, 1 + largest rank)
+ *   2 "NAME.present"   bool, whether an optional sequence is there; without it, it has no tensor
+ *
+ * An optional tensor is a sequence of one tensor, or of none where it is absent. A run refuses
+ * shapes that do not fit the elements. athanor_metadata_json tells the value's name and what is
+ * known of its tensors' shapes. */
+typedef enum {
+  ATHANOR_TENSOR = 0,
+  ATHANOR_SEQUENCE = 1,
+  ATHANOR_OPTIONAL = 2,         /* of a tensor */
+  ATHANOR_OPTIONAL_SEQUENCE = 3 /* the only kind with part 2 */
+} AthanorKind;
+
 /* An input or an output. For each axis: shape >= 0 is the size, and dim_names is NULL; shape == -1
  * is a size known only at run time, and dim_names its symbol, or NULL where it has no name. Axes
  * with the same symbol have the same size. */
@@ -129,6 +148,8 @@ typedef struct {
   int32_t ndim;
   const int64_t *shape;
   const char *const *dim_names;
+  int32_t kind; /* an AthanorKind */
+  int32_t part; /* which tensor of the value it is */
 } AthanorTensorSpec;
 
 /* 0 for an inspect-only model and for NULL. */

@@ -10,7 +10,7 @@
 
 #include "athanor.h" /* AthanorEvent */
 
-#define ATHANOR_ABI_VERSION 2u
+#define ATHANOR_ABI_VERSION 3u
 
 /* Marks a dimension of an output that is known only after the run (data-dependent). */
 #define ATHANOR_DIM_DATA_DEPENDENT INT64_MIN
@@ -66,6 +66,8 @@ typedef struct {
   uint16_t dtype_lanes;
   int32_t ndim;
   const int64_t *shape;
+  uint32_t kind; /* an AthanorKind */
+  uint32_t part; /* of a value of that kind, 0 first; all parts follow one another */
 } AthanorTensorInfo;
 
 /* The one exported symbol of an artifact. */

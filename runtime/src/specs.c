@@ -50,8 +50,13 @@ AthanorStatus ath_make_specs(AthanorModel *model) {
     const AthanorTensorInfo *info =
         i < d->num_inputs ? &d->inputs[i] : &d->outputs[i - d->num_inputs];
     model->specs[i] = (AthanorTensorSpec){
-        info->name, {info->dtype_code, info->dtype_bits, info->dtype_lanes}, info->ndim, shape,
-        names,
+        .name = info->name,
+        .dtype = {info->dtype_code, info->dtype_bits, info->dtype_lanes},
+        .ndim = info->ndim,
+        .shape = shape,
+        .dim_names = names,
+        .kind = (int32_t)info->kind,
+        .part = (int32_t)info->part,
     };
     for (int32_t axis = 0; axis < info->ndim; axis++) {
       int64_t index;

@@ -8,7 +8,7 @@ import pytest
 
 import athanor
 from athanor import RunError
-from athanor.runtime.footer import FOOTER
+from athanor.runtime.footer import ABI_VERSION, FOOTER
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +83,12 @@ def test_file_that_is_no_artifact(digits_model):
 def test_artifact_of_another_abi(digits_artifact, tmp_path, version):
     data = bytearray(digits_artifact.read_bytes())
     footer = memoryview(data)[-FOOTER.size :]
-    assert struct.unpack_from("<I", footer) == (2,)
+    assert struct.unpack_from("<I", footer) == (ABI_VERSION,)
     struct.pack_into("<I", footer, 0, version)
     hashed = FOOTER.size - 32 - 8  # all before the footer's own hash and the magic number
     footer[hashed : hashed + 32] = hashlib.sha256(footer[:hashed]).digest()
     path = tmp_path / "other.so"
     path.write_bytes(data)
-    with pytest.raises(RunError, match=rf"has ABI version {version}, .* reads version 2"):
+    sentence = rf"has ABI version {version}, .* reads version {ABI_VERSION}"
+    with pytest.raises(RunError, match=sentence):
         athanor.load(path)

@@ -5,7 +5,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import athanor
-from athanor.errors import CompileError
+from athanor.errors import CompileError, RunError
 
 from .execute import floats, same
 from .test_control_flow import model_of
@@ -78,6 +78,10 @@ def test_positions_of_the_run():
         same(results["b"], np.concatenate(longer))
         del longer[k]
         same(results["c"], np.concatenate(longer))
+    for wrong in ({"i": 2}, {"i": -3}, {"j": 3}, {"j": -3}, {"k": 3}, {"k": -4}):
+        positions = {name: np.array(wrong.get(name, 0)) for name in "ijk"}
+        with pytest.raises(RunError, match="a position outside of a sequence of length"):
+            compiled.run({"x": x, "y": y, "z": z, **positions})
 
 
 def test_optional():
@@ -95,10 +99,20 @@ def test_optional():
     assert (results["full"], results["none"]) == (True, False)
 
 
-def test_a_sequence_as_an_output_is_refused():
-    model = model_of("g (float[3] x) => (seq(float[3]) s) {s = SequenceConstruct(x, x)}")
-    with pytest.raises(CompileError, match="value 's' is a sequence"):
-        athanor.compile(model)
+def test_a_sequence_as_an_output():
+    model = model_of(
+        """g (float[3] x, float[n, 2] y) => (seq(float[]) s, seq(int64[]) e, optional(float[]) o) {
+          s = SequenceConstruct(x, y, x)
+          e = SequenceEmpty <dtype = 7> ()
+          o = Optional <type = float> ()
+        }"""
+    )
+    x, y = floats(3), floats(4, 2)
+    results = athanor.compile(model).load(threads=1).run({"x": x, "y": y})
+    for ours, theirs in zip(results["s"], [x, y, x], strict=True):
+        same(ours, theirs)
+    assert results["e"] == []
+    assert results["o"] is None
 
 
 def test_a_position_past_the_end_is_refused():

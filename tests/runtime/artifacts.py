@@ -44,8 +44,16 @@ def compile_elf(folder, *flags, source=HERE / "model.c"):
     return elf
 
 
-def write(elf, output, weights=(WEIGHT.tobytes(),), features=(), beside=False, triple=TRIPLE):
-    append_payload(elf, weights, METADATA, triple, features, output, beside)
+def write(
+    elf,
+    output,
+    weights=(WEIGHT.tobytes(),),
+    features=(),
+    beside=False,
+    triple=TRIPLE,
+    metadata=METADATA,
+):
+    append_payload(elf, weights, metadata, triple, features, output, beside)
     return output
 
 

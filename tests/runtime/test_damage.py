@@ -120,7 +120,7 @@ def test_sizes_that_do_not_add_up(artifact, tmp_path, field, value):
 @pytest.mark.parametrize("version", [0, 1, 77])
 def test_another_abi_version_names_both(artifact, tmp_path, version):
     path = artifacts.forge(artifact, tmp_path / "m.so", abi_version=version)
-    sentence = rf"m\.so has ABI version {version}, this library \(\d+\.\d+\.\d+\) reads version 2"
+    sentence = rf"m\.so has ABI version {version}, this library \(\d+\.\d+\.\d+\) reads version 3"
     for verify in (None, False):
         with pytest.raises(RunError, match=sentence):
             athanor.load(path, verify=verify)

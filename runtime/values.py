@@ -1,0 +1,129 @@
+"""Inputs and outputs as a user has them <-> the tensors that the library takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from athanor.errors import RunError
+from athanor.runtime.arguments import as_array
+from athanor.runtime.handle import Handle
+from athanor.runtime.spec import TensorSpec
+
+_TENSOR, _SEQUENCE, _OPTIONAL, _OPTIONAL_SEQUENCE = range(4)
+"""The kinds as athanor.h has them; it also tells what tensors a value is."""
+
+
+class Values:
+    """All inputs, or all outputs, of a model."""
+
+    def __init__(self, handle: Handle, kind: str) -> None:
+        parts = handle.tensors(kind)
+        self.tensors = tuple(part.spec for part in parts)
+        """Of each tensor that the library knows."""
+        self._kinds = [part.kind for part in parts if part.part == 0]
+        self._is_plain = not any(self._kinds)
+        self.specs = self.tensors
+        """Of each value that the user knows."""
+        if not self._is_plain:
+            self.specs = tuple(_described(entry) for entry in handle.metadata()[f"{kind}s"])
+
+    def split(self, values: Sequence[Any]) -> list[np.ndarray]:
+        """An array for each tensor. Raises RunError for a value that does not fit."""
+        if self._is_plain:
+            return [as_array(spec, value) for spec, value in zip(self.specs, values, strict=True)]
+        arrays: list[np.ndarray] = []
+        for spec, kind, value in zip(self.specs, self._kinds, values, strict=True):
+            if kind == _TENSOR:
+                arrays.append(as_array(spec, value))
+                continue
+            width = self.tensors[len(arrays) + 1].shape[1] - 1  # pyright: ignore
+            arrays += _packed(spec, _listed(spec, kind, value), int(width))
+            if kind == _OPTIONAL_SEQUENCE:
+                arrays.append(np.array(value is not None))
+        return arrays
+
+    def join(self, arrays: Sequence[np.ndarray]) -> list[Any]:
+        """The values that the tensors make: arrays, lists of them, and None for what is absent."""
+        if self._is_plain:
+            return list(arrays)
+        values: list[Any] = []
+        rest = iter(arrays)
+        for kind in self._kinds:
+            if kind == _TENSOR:
+                values.append(next(rest))
+                continue
+            value: Any = _unpacked(next(rest), next(rest))
+            if kind == _OPTIONAL:
+                value = value[0] if value else None
+            if kind == _OPTIONAL_SEQUENCE and not next(rest):
+                value = None
+            values.append(value)
+        return values
+
+
+def _described(entry: dict[str, Any]) -> TensorSpec:
+    """The spec that the metadata tells."""
+    shape = None if entry["shape"] is None else tuple(entry["shape"])
+    dtype = entry["dtype"]
+    if not hasattr(np, dtype) and dtype != "bool":
+        import ml_dtypes
+
+        dtype = getattr(ml_dtypes, dtype)
+    return TensorSpec(entry["name"], np.dtype(dtype), shape, entry.get("kind", "tensor"))
+
+
+def _listed(spec: TensorSpec, kind: int, value: Any) -> list[Any]:
+    """The tensors of a value."""
+    if kind != _SEQUENCE and value is None:
+        return []
+    if kind == _OPTIONAL:
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise RunError(
+            f"input '{spec.name}' is of class {type(value).__name__}, expected a list of arrays of "
+            f"{spec.dtype}"
+        )
+    return list(value)
+
+
+def _packed(spec: TensorSpec, values: list[Any], width: int) -> list[np.ndarray]:
+    """The elements, and the table of shapes."""
+    table = np.zeros((len(values), 1 + width), np.int64)
+    flat = [np.empty(0, spec.dtype)]
+    for number, value in enumerate(values):
+        name = spec.name if spec.kind == "optional" else f"{spec.name}[{number}]"
+        array = as_array(TensorSpec(name, spec.dtype, spec.shape), value)
+        if not _fits(array.shape, spec.shape, width):
+            expected = f"at most {width} dimensions"
+            if spec.shape is not None:
+                sizes = ", ".join("any" if size is None else str(size) for size in spec.shape)
+                expected = f"({sizes}{',' if len(spec.shape) == 1 else ''})"
+            raise RunError(f"input '{name}' has shape {array.shape}, expected {expected}")
+        table[number, 0] = array.ndim
+        table[number, 1 : 1 + array.ndim] = array.shape
+        flat.append(array.reshape(-1))
+    return [np.concatenate(flat), table]
+
+
+def _fits(
+    shape: tuple[int, ...], expected: tuple[int | str | None, ...] | None, width: int
+) -> bool:
+    if expected is None:
+        return len(shape) <= width
+    return len(shape) == len(expected) and all(
+        wanted is None or size == wanted for size, wanted in zip(shape, expected, strict=True)
+    )
+
+
+def _unpacked(elements: np.ndarray, table: np.ndarray) -> list[np.ndarray]:
+    """The tensors of a sequence; they share memory that belongs to nothing else."""
+    arrays, start = [], 0
+    for rank, *sizes in table.tolist():
+        shape = sizes[:rank]
+        end = start + int(np.prod(shape, dtype=np.int64))
+        arrays.append(elements[start:end].reshape(shape))
+        start = end
+    return arrays
