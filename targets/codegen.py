@@ -19,7 +19,7 @@ from tvm.ir import IRModule, PrimType
 from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
 from athanor.targets.lower_math import LowerMath, LowerPower
-from athanor.targets.partition_hints import DropUnsafePartitionHints
+from athanor.targets.partition_hints import CutPieces, DropUnsafePartitionHints, MarkPlaces
 from athanor.targets.target import TargetSpec
 
 
@@ -145,7 +145,9 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             t.BF16ComputeLegalize(),
             t.FP8ComputeLegalize(),
             DropUnsafePartitionHints(),
+            MarkPlaces(),
             s.LoopPartition(),
+            CutPieces(),
             t.VectorizeLoop(True),
             t.StorageRewrite(),
             t.UnrollLoop(),

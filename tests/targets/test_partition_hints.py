@@ -1,10 +1,11 @@
-"""Loops whose conditions depend on conditions are not partitioned: TVM does it wrongly."""
+"""Where TVM partitions loops wrongly: conditions on conditions, and conditions that never hold."""
 
 import numpy as np
 import pytest
-from tvm import te, tirx
+from tvm import s_tir, te, tirx
 
 from athanor.targets import find_target
+from athanor.targets.partition_hints import HINT
 from athanor.targets.rules import schedule
 
 from ..schedules.kernel import Kernel
@@ -26,3 +27,55 @@ def test_equality_with_a_chosen_place(places):
     kernel(given, result, 10)
     wrapped = np.where(given < 0, given + 10, given)
     np.testing.assert_array_equal(result, np.where(wrapped[:, None] == np.arange(10), 3.0, 1.0))
+
+
+def guarded(rows, columns):
+    """A matrix with a margin around it, to see what is written outside; (all of it, the matrix)."""
+    memory = np.full(3 * rows * columns, 7, np.float32)
+    return memory, memory[rows * columns : 2 * rows * columns].reshape(rows, columns)
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize("k", [-9, -3, 0, 3, 5, 9])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_condition_that_changes_outside_of_the_loop(k, upper, known):
+    diagonal = k if known else tirx.Var("k", "int64")
+    x = te.placeholder((tirx.IntImm("int64", 4), tirx.IntImm("int64", 5)), "float32", "x")
+
+    def element(i, j):
+        kept = j - i >= diagonal if upper else j - i <= diagonal
+        return tirx.Select(kept, x[i, j], tirx.const(0, "float32"))
+
+    args = [x, te.compute(x.shape, element, "y")] + ([] if known else [diagonal])
+    func = te.create_prim_func(args)
+    kernel = Kernel(schedule(func, find_target("native"))[0].mod["main"])
+    memory, result = guarded(4, 5)
+    given = np.arange(20, dtype=np.float32).reshape(4, 5)
+    kernel(given, result, *([] if known else [k]))
+    np.testing.assert_array_equal(result, (np.triu if upper else np.tril)(given, k))
+    assert np.all(memory[:20] == 7) and np.all(memory[40:] == 7)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(0, 8), (3, 5), (9, 12), (-4, -2), (6, 2), (-1, 9)])
+def test_two_conditions(begin, end):
+    """Where the interval in which both hold is empty, no element may be added twice."""
+    first, last = tirx.Var("first", "int64"), tirx.Var("last", "int64")
+    x = te.placeholder((tirx.IntImm("int64", 8),) * 2, "float32", "x")
+    k = te.reduce_axis((0, tirx.IntImm("int64", 8)), "k")
+
+    def element(j):
+        inside = tirx.all(j >= first, j < last)
+        return te.sum(tirx.if_then_else(inside, x[k, j], tirx.const(1, "float32")), axis=k)
+
+    func = te.create_prim_func([x, te.compute((8,), element, "y"), first, last])
+    sch = s_tir.Schedule(func)
+    (j, k) = sch.get_loops(sch.get_sblock("y"))
+    sch.decompose_reduction(sch.get_sblock("y"), j)
+    sch.reorder(k, j)
+    sch.annotate(j, HINT, 1)
+    memory, result = guarded(1, 8)
+    given = np.arange(64, dtype=np.float32).reshape(8, 8)
+    Kernel(sch.mod["main"])(given, result[0], begin, end)
+    inside = (np.arange(8) >= begin) & (np.arange(8) < end)
+    np.testing.assert_array_equal(result[0], np.where(inside, given.sum(0), 8))
+    assert np.all(memory[:8] == 7) and np.all(memory[16:] == 7)
