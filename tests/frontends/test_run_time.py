@@ -1,6 +1,7 @@
 """Operands that only the run knows, the whole way, against NumPy."""
 
 import numpy as np
+import onnx
 import pytest
 
 import athanor
@@ -109,3 +110,84 @@ def test_a_reshape_that_named_sizes_do_not_fit_ends_the_run():
     same(run(floats(4, 3)), floats(4, 3).reshape(-1, 6))
     with pytest.raises(RunError, match="has to be equal to"):
         run(floats(3, 3))
+
+
+def test_expand():
+    x = floats(3, 1)
+    run = compiled("Expand", x, ints(0, 0, 0))
+    for shape in [(2, 3, 4), (1, 1, 1), (2, 1, 4), (1, 3, 0)]:
+        same(run(x, ints(*shape)), x * np.ones(shape, "f"))
+    for wrong in [(1, 2, 4), (1, 0, 1), (-1, 3, 1)]:
+        with pytest.raises(RunError, match="negative or an absurd size"):
+            run(x, ints(*wrong))
+    same(compiled("Expand", np.float32(2), ints(0))(np.float32(2), ints(3)), np.full(3, 2, "f"))
+
+
+def test_expand_of_named_sizes():
+    run = compiled("Expand", floats(2, 3), ints(0, 0), shapes={0: ["n", 3]})
+    for n, shape in [(2, (1, 3)), (1, (4, 1)), (2, (2, 3))]:
+        x = floats(n, 3)
+        same(run(x, ints(*shape)), x * np.ones(shape, "f"))
+    with pytest.raises(RunError, match="negative or an absurd size"):
+        run(floats(2, 3), ints(4, 3))
+    fixed = compiled("Expand", floats(2, 3), ints(4, 3), shapes={0: ["n", 3]}, constants=(1,))
+    for n in (1, 4):
+        same(fixed(floats(n, 3)), floats(n, 3) * np.ones((4, 3), "f"))
+    with pytest.raises(RunError, match="n has to be 1 or 4"):
+        fixed(floats(2, 3))
+
+
+def test_tile():
+    x = floats(2, 3)
+    run = compiled("Tile", x, ints(1, 1))
+    for repeats in [(1, 1), (2, 3), (0, 1), (1, 4)]:
+        same(run(x, ints(*repeats)), np.tile(x, repeats))
+    with pytest.raises(RunError, match="negative or an absurd size"):
+        run(x, ints(-1, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.bool_])
+def test_constant_of_shape(dtype):
+    value = onnx.numpy_helper.from_array(np.ones(1, dtype))
+    run = compiled("ConstantOfShape", ints(0, 0), value=value)
+    for shape in [(2, 3), (0, 4), (1, 1)]:
+        same(run(ints(*shape)), np.ones(shape, dtype))
+    with pytest.raises(RunError, match="negative or an absurd size"):
+        run(ints(2, -3))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.uint8])
+def test_one_hot(dtype):
+    run = compiled("OneHot", ints(0, 2, -1), dtype(1), floats(2), axis=0)
+    for depth in (3, 5, 1):
+        expected = np.where(np.arange(depth)[:, None] == [0, 2, depth - 1], 7, 1).astype("f")
+        same(run(ints(0, 2, -1), dtype(depth), np.array([1, 7], "f")), expected)
+
+
+def test_split():
+    x = floats(6, 2)
+    node = one_node("Split", [x, ints(1, 1, 1)], outputs=3)
+    run = athanor.compile(node).load(threads=1).run
+    for sizes in [(1, 2, 3), (0, 6, 0), (2, 2, 2)]:
+        parts = run({"x0": x, "x1": ints(*sizes)}).values()
+        for ours, theirs in zip(parts, np.split(x, np.cumsum(sizes)[:-1]), strict=True):
+            same(ours, theirs)
+    for wrong in [(1, 2, 4), (-1, 5, 2), (1, 1, 1)]:
+        with pytest.raises(RunError):
+            run({"x0": x, "x1": ints(*wrong)})
+
+
+def test_top_k():
+    x = floats(2, 5)
+    run = compiled("TopK", x, ints(1), outputs=2)
+    for k in (1, 5, 0):
+        same(run(x, ints(k)), -np.sort(-x)[:, :k])
+    with pytest.raises(RunError, match="needs k from 0 to 5"):
+        run(x, ints(6))
+
+
+def test_trilu():
+    x = floats(4, 5)
+    run = compiled("Trilu", x, np.int64(0))
+    for k in (0, -2, 3, 9):
+        same(run(x, np.int64(k)), np.triu(x, k))

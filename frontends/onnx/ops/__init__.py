@@ -52,7 +52,7 @@ from athanor.frontends.onnx.ops import (
 from athanor.frontends.onnx.ops.activation import formula
 from athanor.frontends.onnx.ops.elementwise import binary, unary, variadic
 from athanor.frontends.onnx.ops.reduction import reduce_kind
-from athanor.frontends.onnx.ops.run_time import either
+from athanor.frontends.onnx.ops.run_time import either, late
 
 CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Abs", 6): unary(R.abs),
@@ -89,7 +89,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Concat", 1): shape.concat,
     ("", "ConcatFromSequence", 11): sequences.concat_from_sequence,
     ("", "Constant", 1): generator.constant_value,
-    ("", "ConstantOfShape", 9): generator.constant_of_shape,
+    ("", "ConstantOfShape", 9): late(generator.constant_of_shape, 0),
     ("", "Conv", 1): convolution.conv,
     ("", "ConvInteger", 10): quantization_products.conv_integer,
     ("", "ConvTranspose", 1): convolution.conv_transpose,
@@ -110,7 +110,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Equal", 1): binary(R.equal),
     ("", "Erf", 9): unary(R.erf),
     ("", "Exp", 6): unary(R.exp),
-    ("", "Expand", 8): slicing.expand,
+    ("", "Expand", 8): either(slicing.expand, run_time.expand, 1),
     ("", "EyeLike", 9): indexing.eye_like,
     ("", "Flatten", 1): shape.flatten,
     ("", "Floor", 6): unary(R.floor),
@@ -168,7 +168,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "NonMaxSuppression", 10): data_dependent.non_max_suppression,
     ("", "NonZero", 9): data_dependent.non_zero,
     ("", "Not", 1): unary(R.logical_not),
-    ("", "OneHot", 9): indexing.one_hot,
+    ("", "OneHot", 9): late(indexing.one_hot, 1),
     ("", "Optional", 15): sequences.optional,
     ("", "OptionalGetElement", 15): sequences.optional_get_element,
     ("", "OptionalHasElement", 15): sequences.optional_has_element,
@@ -234,7 +234,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Softplus", 1): formula(activation.softplus),
     ("", "Softsign", 1): formula(activation.softsign),
     ("", "SpaceToDepth", 1): depth_space.space_to_depth,
-    ("", "Split", 2): slicing.split,
+    ("", "Split", 2): late(slicing.split, 1),
     ("", "SplitToSequence", 11): sequences.split_to_sequence,
     ("", "Sqrt", 6): unary(R.sqrt),
     ("", "Squeeze", 1): shape.squeeze,
@@ -245,10 +245,10 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Tanh", 6): unary(R.tanh),
     ("", "TensorScatter", 24): reorder.tensor_scatter,
     ("", "ThresholdedRelu", 10): formula(activation.thresholded_relu, alpha=1.0),
-    ("", "Tile", 6): slicing.tile,
-    ("", "TopK", 1): sorting.top_k,
+    ("", "Tile", 6): late(slicing.tile, 1),
+    ("", "TopK", 1): late(sorting.top_k, 1),
     ("", "Transpose", 1): shape.transpose,
-    ("", "Trilu", 14): indexing.trilu,
+    ("", "Trilu", 14): late(indexing.trilu, 1, sizes=False),
     ("", "Unique", 11): data_dependent.unique,
     ("", "Unsqueeze", 1): shape.unsqueeze,
     ("", "Upsample", 7): resize.upsample,

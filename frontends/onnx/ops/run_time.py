@@ -1,21 +1,25 @@
-"""Reshape, Slice, Pad and Range whose operands only the run knows.
+"""Operators whose operands only the run knows.
 
-A small kernel works out the result's sizes, which become late dimensions, and where elements come
-from; an operand that makes no sense gives a size of -1, which ends the run with an error.
+Where such an operand is a list of sizes, its elements become late dimensions (or late values, where
+they are no sizes), and the converter for operands known at import does the rest: see `late`.
+Reshape, Slice, Pad, Expand and Range have converters of their own here: a small kernel works out
+the result's sizes, which become late dimensions, and where elements come from; an operand that
+makes no sense gives a size of -1, which ends the run with an error.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.import_builder import ImportBuilder
-from athanor.frontends.onnx.known import is_symbolic, product
+from athanor.frontends.onnx.known import Known, as_objects, is_symbolic, product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.operators import Converter
 from athanor.frontends.onnx.ops.loop_kernel import int64, loop_kernel, store, when
-from athanor.frontends.onnx.ops.slicing import padded_source
+from athanor.frontends.onnx.ops.slicing import broadcast, padded_source
 from athanor.frontends.onnx.tensors import cast, compute, dtype_of, is_float, reshape, shape_of
 
 Inputs = list[relax.Expr]
@@ -31,6 +35,27 @@ def either(at_import: Converter, at_run_time: Converter, *operands: int) -> Conv
         return at_import(node, inputs, builder)
 
     return converter
+
+
+def late(converter: Converter, operand: int, sizes: bool = True) -> Converter:
+    """The converter, with the elements of an operand that only the run knows as symbols.
+
+    With `sizes` a negative element ends the run with an error.
+    """
+
+    def with_symbols(node: Node, inputs: Inputs, builder: ImportBuilder) -> Any:
+        if not node.has_input(operand, inputs) or node.known[operand] is not None:
+            return converter(node, inputs, builder)
+        x, count = _elements(node, inputs[operand], builder)
+        symbols: list[Any] = []
+        if count:
+            flat = reshape(x, [count], builder)
+            symbols = builder.late_dims(flat, count) if sizes else builder.late_values(flat, count)
+        elements = list(node.known)
+        elements[operand] = Known(as_objects(symbols, shape_of(x)), "int64")
+        return converter(replace(node, known=elements), inputs, builder)
+
+    return with_symbols
 
 
 def _elements(node: Node, x: relax.Expr, builder: ImportBuilder) -> tuple[relax.Expr, int]:
@@ -198,6 +223,27 @@ def pad_inputs(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr
     if not rank:
         return x
     return compute(builder, "pad", kernel, x, begin, relax.ShapeExpr(result), *fill)
+
+
+def expand(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:
+    """Expand to a shape of the run."""
+    x = inputs[0]
+    have = shape_of(x)
+    given, count = _elements(node, inputs[1], builder)
+    rank = max(len(have), count)
+    dims = [1] * (rank - len(have)) + have
+
+    def sizes(ins: list[Any], outs: list[Any], extents: list[Any]) -> None:
+        for axis, extent in enumerate(extents):
+            wanted = ins[0][axis - rank + count] if axis >= rank - count else int64(1)
+            full = tirx.Select(wanted == 1, extent, wanted)
+            fits = tirx.any(extent == 1, full == extent)
+            store(outs[0], int64(axis), tirx.Select(fits, full, int64(-1)))
+
+    if not rank:
+        return x
+    (found,) = loop_kernel(builder, "expand_sizes", [given], [([rank], "int64")], dims, sizes)
+    return broadcast(x, builder.late_dims(found, rank), builder)
 
 
 def value_range(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:

@@ -6,7 +6,14 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
-from athanor.frontends.onnx.known import is_nonnegative, is_symbolic, simplify, truncated_quotient
+from athanor.frontends.onnx.known import (
+    is_equal,
+    is_nonnegative,
+    is_symbolic,
+    simplify,
+    text_of,
+    truncated_quotient,
+)
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.broadcasting import broadcast_shape
 from athanor.frontends.onnx.tensors import compute, dtype_of, rank_of, shape_of
@@ -169,6 +176,7 @@ def split(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, ...
         raise node.error(f"split={sizes} does not add up to dimension {dim} of axis {axis}")
     if len(node.outputs) > len(sizes):
         raise node.error(f"{len(node.outputs)} outputs for split={sizes}")
+    builder.require_equal(total, dim)
     parts, start = [], 0
     for size in sizes[: len(node.outputs)]:
         end = simplify(start + size)
@@ -188,9 +196,34 @@ def expand(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     for dim, full in zip(reversed(have), reversed(result), strict=False):
         if not is_symbolic(dim) and dim != 1 and not is_symbolic(full) and dim != full:
             raise node.error(f"input {have} can't be broadcast to {wanted}")
+    for part in (have, wanted):
+        for dim, full in zip(reversed(part), reversed(result), strict=False):
+            if is_equal(dim, full) or (not is_symbolic(dim) and dim == 1):
+                continue
+            fits = tirx.any(tirx.EQ(_imm(dim), _imm(1)), tirx.EQ(_imm(dim), _imm(full)))
+            builder.require(fits, f"{text_of(dim)} has to be 1 or {text_of(full)}")
     if len(result) == len(have) and all(_same(a, b) for a, b in zip(result, have, strict=True)):
         return inputs[0]
-    return R.broadcast_to(inputs[0], relax.ShapeExpr(result))
+    return broadcast(inputs[0], result, builder)
+
+
+def broadcast(x: relax.Expr, result: list[Any], builder: Builder) -> relax.Expr:
+    """`x` with the dims of `result`, each of them its own, or anything where its own is 1."""
+    have = shape_of(x)
+    last = list(zip(have, result[len(result) - len(have) :], strict=True))
+    if all(is_equal(dim, full) or not is_symbolic(dim) for dim, full in last):
+        return R.broadcast_to(x, relax.ShapeExpr(result))
+
+    def kernel(data: te.Tensor, shape: list[Any]) -> te.Tensor:
+        def element(*i: Any) -> Any:
+            places = i[len(shape) - len(have) :]
+            return data(
+                *(tirx.Select(d == 1, _imm(0), p) for d, p in zip(data.shape, places, strict=True))
+            )
+
+        return te.compute(tuple(shape), element, name="expand")
+
+    return compute(builder, "expand", kernel, x, relax.ShapeExpr(result))
 
 
 def tile(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
