@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import tvm
 import tvm_ffi
 from tvm import ir, s_tir, tirx
+from tvm.tirx.buffer import is_buffer_var
 
 KIND = "athanor.op"
 """Block annotation that says what a block computes: "conv2d", "matmul", ... (te attrs)."""
@@ -195,15 +196,10 @@ def inline_epilogue(
     if len(readers) != 1 or not is_spatial(sch, readers[0]):
         return None
     final = readers[0]
-    while True:
-        readers = sch.get_consumers(final)
-        if len(readers) != 1 or not _continues(sch, final, readers[0]):
-            break
-        try:
-            sch.compute_inline(final)
-        except s_tir.ScheduleError:
-            break  # `final` is also an output
-        final = readers[0]
+    while links := _foldable(sch, final):
+        for link in links[:-1]:
+            sch.compute_inline(link)
+        final = links[-1]
     # What else the chain reads and is cheap enough to compute on the spot: broadcasts, casts.
     for other in leaf_blocks(sch) or []:
         if same(sch, other, final) or same(sch, other, block) or not is_spatial(sch, other):
@@ -213,6 +209,51 @@ def inline_epilogue(
             if expression_cost(sch.get(other).body) < _INLINE_COST_LIMIT:
                 sch.compute_inline(other)
     return final
+
+
+def _foldable(sch: s_tir.Schedule, first: s_tir.schedule.SBlockRV) -> list[s_tir.schedule.SBlockRV]:
+    """`first` and blocks behind it that can become one, in order; empty where there are none.
+
+    A value may be read several times on the way, as x is in x * sigmoid(x): what follows then
+    counts up to where its parts come together again.
+    """
+    links, costs = [first], [expression_cost(sch.get(first).body)]
+    for block in leaf_blocks(sch) or []:
+        producers = sch.get_producers(block)
+        before = [
+            index
+            for index, link in enumerate(links)
+            if any(same(sch, link, producer) for producer in producers)
+        ]
+        if not before:
+            continue
+        if not all(_continues(sch, links[index], block) for index in before):
+            return []
+        # What is read twice is computed twice, until LLVM sees that it is the same.
+        read = [load.source for load in loads(sch.get(block).body)]
+        cost = expression_cost(sch.get(block).body)
+        for index in before:
+            buffer = sch.get(links[index]).writes[0].source
+            cost += costs[index] * sum(source.same_as(buffer) for source in read)
+        if cost >= _INLINE_COST_LIMIT:
+            return []
+        links.append(block)
+        costs.append(cost)
+        if _end_in_last(sch, links):
+            return links
+    return []
+
+
+def _end_in_last(sch: s_tir.Schedule, links: list[s_tir.schedule.SBlockRV]) -> bool:
+    """Whether nobody but links reads what the links before the last one store."""
+    outputs = [param for param in sch.mod["main"].params if is_buffer_var(param)]
+    for link in links[:-1]:
+        if any(sch.get(link).writes[0].source.same_as(output) for output in outputs):
+            return False
+        for reader in sch.get_consumers(link):
+            if not any(same(sch, reader, other) for other in links):
+                return False
+    return True
 
 
 def _continues(

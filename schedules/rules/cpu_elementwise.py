@@ -71,7 +71,7 @@ def schedule_spatial(
         if extent is None or extent % lanes:
             sch.annotate(step, "pragma_loop_partition_hint", 1)
         sch.vectorize(lane)
-    elif contiguous and extent in (2, 4, 8):
+    elif contiguous and extent in (2, 4, 8, 16):
         sch.vectorize(inner)
     elif any(axis.pinned for axis in inner_axes) and extent != 1:
         # A condition on the axis (concatenation, padding): cut it where the condition changes,

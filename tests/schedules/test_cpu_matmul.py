@@ -82,6 +82,31 @@ def test_epilogue_is_computed_at_the_tile():
     assert loops(sch.mod, "vectorized") == 3
 
 
+@pytest.mark.parametrize("rows", [5, 30])
+def test_a_value_that_is_read_twice_is_still_folded_in(rows):
+    """GELU and SiLU read x once for the factor and once for the function."""
+    array, weight, bias = random(rows, 64), random(64, 96), random(96)
+    packed = pack_matmul_weight(weight, False, NATIVE)
+    inputs = [placeholder("a", rows, 64), placeholder("w", *packed.shape), placeholder("b", 96)]
+    x = topi.add(matmul_packed(inputs[0], inputs[1], 96), inputs[2])
+    out = topi.multiply(x, topi.sigmoid(topi.multiply(x, x)))
+    product = array @ weight + bias
+    wanted = product / (1 + np.exp(-product * product))
+    mod = check(prim_func(inputs, [out]), "CPUMatmul", [array, packed, bias], [wanted])
+    assert mod.script().count("T.sblock(") == 4  # root, start, update, store
+
+
+def test_a_value_that_is_also_an_output_is_kept():
+    array, weight = random(7, 64), random(64, 96)
+    packed = pack_matmul_weight(weight, False, NATIVE)
+    inputs = [placeholder("a", 7, 64), placeholder("w", *packed.shape)]
+    x = topi.multiply(matmul_packed(*inputs, 96), tirx.const(2.0, "float32"))
+    out = topi.multiply(x, topi.sigmoid(x))
+    double = 2 * (array @ weight)
+    func = prim_func(inputs, [x, out])
+    check(func, "CPUMatmul", [array, packed], [double, double / (1 + np.exp(-double))])
+
+
 BATCHED = [
     *[(2, 7, 5, 9), (1, 1, 64, 37), (3, 20, 1, 16), (2, 13, 37, 64), (1, 6, 8, 16)],
 ]

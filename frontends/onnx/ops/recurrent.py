@@ -210,7 +210,10 @@ def _run(
         tirx.Var(name, "int64") if is_symbolic(dim) else dim
         for name, dim in (("steps", steps), ("batch", batch))
     ]
-    arguments = [projected, operands.recurrent, operands.hidden]
+    panels, _, panel = cell.packed_shape(gates)
+    matrix = reshape(operands.recurrent, [panels, panel, hidden], builder)
+    matrix = builder.emit(R.permute_dims(matrix, [0, 2, 1]))
+    arguments = [projected, matrix, operands.hidden]
     results = [[steps, batch, hidden], [batch, hidden]]
     if node.op == "LSTM":
         function = lstm_kernel(cell, *extents)

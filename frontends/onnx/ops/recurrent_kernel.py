@@ -9,6 +9,7 @@ the reverse direction starts at each row's own last step.
 # The buffer types below are values of the enclosing function, which the TVMScript parser looks
 # up when a kernel is built; so annotations must not be postponed in this file.
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,19 @@ class Cell:
     coupled: bool
     reset_after: bool
     lengths: bool
+
+    @property
+    def panel(self) -> int:
+        """Gates that lie together in the packed matrix: the most of a power of two, up to 128."""
+        return math.gcd(self.hidden_size, 128)
+
+    def packed_shape(self, gates: int) -> tuple[int, int, int]:
+        """(G*H / panel, H, panel): the recurrence matrix R (G*H, H) as the kernels take it.
+
+        A step multiplies h with whole rows of gates, so that sums are lanes of vectors.
+        """
+        size = self.hidden_size
+        return (gates * size // self.panel, size, self.panel)
 
 
 def _position(cell: Cell, steps: Any) -> Callable[[Any, Any], Any]:
@@ -59,11 +73,11 @@ def _select(cell: Cell) -> Callable[[Any, Any, Any, Any], Any]:
 
 
 def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
-    """(X (T,B,4H), R (4H,H), h0, c0 (B,H), P (3H,), lengths) -> (Y (T,B,H), Y_h, Y_c (B,H)).
+    """(X (T,B,4H), R packed, h0, c0 (B,H), P (3H,), lengths) -> (Y (T,B,H), Y_h, Y_c (B,H)).
 
     X holds the projected inputs with all biases; gates i, o, f, c. Peepholes P are i, o, f.
     """
-    size, dtype, clip = cell.hidden_size, cell.dtype, cell.clip
+    size, panel, dtype, clip = cell.hidden_size, cell.panel, cell.dtype, cell.clip
     f, g, h = cell.activations
     position, select = _position(cell, steps), _select(cell)
     rows = batch if cell.lengths else 1
@@ -75,7 +89,7 @@ def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
     @T.prim_func(private=True, s_tir=True)
     def lstm(
         X: T.Buffer((steps, batch, 4 * size), dtype),
-        R: T.Buffer((4 * size, size), dtype),
+        R: T.Buffer(cell.packed_shape(4), dtype),
         H0: T.Buffer((batch, size), dtype),
         C0: T.Buffer((batch, size), dtype),
         P: T.Buffer((3 * size,), dtype),
@@ -101,7 +115,7 @@ def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                     vb, vj, vk = T.axis.remap("SSR", [b, j, k])
                     with T.init():
                         G[vb, vj] = T.cast(0, dtype)
-                    G[vb, vj] = G[vb, vj] + H[vb, vk] * R[vj, vk]
+                    G[vb, vj] = G[vb, vj] + H[vb, vk] * R[vj // panel, vk, vj % panel]
             for b, j in T.grid(batch, size):
                 with T.sblock("lstm_gates"):
                     vt = T.axis.opaque(steps, t)
@@ -155,12 +169,12 @@ def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
 
 
 def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
-    """(X (T,B,3H), R (3H,H), h0 (B,H), Rb (3H,), lengths) -> (Y (T,B,H), Y_h (B,H)).
+    """(X (T,B,3H), R packed, h0 (B,H), Rb (3H,), lengths) -> (Y (T,B,H), Y_h (B,H)).
 
     X holds the projected inputs with the input biases, and with the recurrence's biases Rb too
     unless `reset_after`; gates z, r, h.
     """
-    size, dtype, clip = cell.hidden_size, cell.dtype, cell.clip
+    size, panel, dtype, clip = cell.hidden_size, cell.panel, cell.dtype, cell.clip
     f, g = cell.activations
     position, select = _position(cell, steps), _select(cell)
     rows = batch if cell.lengths else 1
@@ -179,7 +193,7 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
     @T.prim_func(private=True, s_tir=True)
     def gru(
         X: T.Buffer((steps, batch, 3 * size), dtype),
-        R: T.Buffer((3 * size, size), dtype),
+        R: T.Buffer(cell.packed_shape(3), dtype),
         H0: T.Buffer((batch, size), dtype),
         Rb: T.Buffer((3 * size,), dtype),
         L: T.Buffer((rows,), "int32"),
@@ -201,7 +215,7 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                     vb, vj, vk = T.axis.remap("SSR", [b, j, k])
                     with T.init():
                         G[vb, vj] = T.cast(0, dtype)
-                    G[vb, vj] = G[vb, vj] + H[vb, vk] * R[vj, vk]
+                    G[vb, vj] = G[vb, vj] + H[vb, vk] * R[vj // panel, vk, vj % panel]
             for b, j in T.grid(batch, 2 * size):
                 with T.sblock("gru_gates"):
                     vt = T.axis.opaque(steps, t)
@@ -216,7 +230,7 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                     vb, vj, vk = T.axis.remap("SSR", [b, j, k])
                     with T.init():
                         Q[vb, vj] = T.cast(0, dtype)
-                    Q[vb, vj] = Q[vb, vj] + M[vb, vk] * R[vj + 2 * size, vk]
+                    Q[vb, vj] = Q[vb, vj] + M[vb, vk] * R[(vj + 2 * size) // panel, vk, vj % panel]
             for b, j in T.grid(batch, size):
                 with T.sblock("gru_hidden"):
                     vt = T.axis.opaque(steps, t)
@@ -244,8 +258,8 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
 
 
 def rnn_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
-    """(X (T,B,H), R (H,H), h0 (B,H), lengths) -> (Y (T,B,H), Y_h (B,H)); X with all biases."""
-    size, dtype, clip = cell.hidden_size, cell.dtype, cell.clip
+    """(X (T,B,H), R packed, h0 (B,H), lengths) -> (Y (T,B,H), Y_h (B,H)); X with all biases."""
+    size, panel, dtype, clip = cell.hidden_size, cell.panel, cell.dtype, cell.clip
     (f,) = cell.activations
     position, select = _position(cell, steps), _select(cell)
     rows = batch if cell.lengths else 1
@@ -253,7 +267,7 @@ def rnn_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
     @T.prim_func(private=True, s_tir=True)
     def rnn(
         X: T.Buffer((steps, batch, size), dtype),
-        R: T.Buffer((size, size), dtype),
+        R: T.Buffer(cell.packed_shape(1), dtype),
         H0: T.Buffer((batch, size), dtype),
         L: T.Buffer((rows,), "int32"),
         Y: T.Buffer((steps, batch, size), dtype),
@@ -271,7 +285,7 @@ def rnn_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                     vb, vj, vk = T.axis.remap("SSR", [b, j, k])
                     with T.init():
                         G[vb, vj] = T.cast(0, dtype)
-                    G[vb, vj] = G[vb, vj] + H[vb, vk] * R[vj, vk]
+                    G[vb, vj] = G[vb, vj] + H[vb, vk] * R[vj // panel, vk, vj % panel]
             for b, j in T.grid(batch, size):
                 with T.sblock("rnn_hidden"):
                     vt = T.axis.opaque(steps, t)
