@@ -292,6 +292,9 @@ def bench(
     "--runs", type=click.IntRange(min=1), default=30, show_default=True, help="Runs to time."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the times as JSON.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a run as a Chrome trace.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with a roofline plot.")
+@click.option("--measure-limits", is_flag=True, help="Measure again what the machine can do.")
 @_THREADS
 @_TARGET
 @_SHAPE
@@ -301,6 +304,9 @@ def profile(
     model: Path,
     runs: int,
     as_json: bool,
+    trace: Path | None,
+    html: Path | None,
+    measure_limits: bool,
     threads: int | None,
     target: str,
     shapes: Sequence[str],
@@ -311,7 +317,7 @@ def profile(
 
     \b
     Example:
-      athanor profile resnet50.onnx --threads 1
+      athanor profile resnet50.onnx --threads 1 --html resnet50.html
       athanor compile bert.onnx --profile && athanor profile bert.so --dim batch=4
     """
     from athanor.compiler.commands.profile import profile_model
@@ -320,6 +326,9 @@ def profile(
         model,
         runs=runs,
         as_json=as_json,
+        trace=trace,
+        html=html,
+        measure_limits=measure_limits,
         threads=threads,
         target=target,
         shapes=parse.shapes(shapes),

@@ -14,12 +14,12 @@ from athanor.frontends.onnx.shapes import TensorSpec
 from athanor.targets import find_target
 
 
-def compile_module(mod: IRModule, target: str = "native") -> Artifact:
+def compile_module(mod: IRModule, target: str = "native", *, profile: bool = False) -> Artifact:
     """Compile a Relax module whose `main` takes and returns tensors, with kernels of your own.
 
     Inputs are named after the parameters of `main`, outputs `output0`, `output1`, ... A prim_func
     with the attribute `tirx.is_scheduled` keeps its loops; all others are scheduled as those of a
-    model are. Raises CompileError for an unknown target.
+    model are. profile: as for `athanor.compile`. Raises CompileError for an unknown target.
     """
     main = mod["main"]
     inputs = tuple(_spec(param.name, param.ty) for param in main.params)
@@ -30,7 +30,7 @@ def compile_module(mod: IRModule, target: str = "native") -> Artifact:
     )
     digest = hashlib.sha256(mod.script(show_meta=True).encode()).hexdigest()
     imported = ImportedModel(mod, inputs, outputs, tuple(symbols), (), digest, {})
-    return build_artifact(imported, find_target(target))
+    return build_artifact(imported, find_target(target), profile=profile)
 
 
 def _spec(name: str, ty: relax.TensorType) -> TensorSpec:

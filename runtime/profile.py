@@ -56,6 +56,12 @@ class Profile:
         """Of one run; the median."""
         self.steps: tuple[StepTime, ...] = self._steps(steps)
         """In the order of the model; those that never ran are left out."""
+        rests = [
+            total - float((run["end_ns"][1:] - run["start_ns"][1:]).sum()) / 1e6
+            for total, run in zip(totals, runs, strict=True)
+        ]
+        self.between_ms: float = float(np.median(rests))
+        """What a run takes besides its steps; the median."""
 
     def _steps(self, steps: Sequence[Mapping[str, Any]]) -> tuple[StepTime, ...]:
         shape = (len(self.runs), len(steps))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from athanor.compiler.commands.feeds import make_feeds
+from athanor.compiler.commands.peers import usable_cores
+from athanor.compiler.profiling.limits import machine_limits
+from athanor.compiler.profiling.page import html_page
+from athanor.compiler.profiling.summary import Summary, summarize
+from athanor.compiler.profiling.trace import chrome_trace
+from athanor.compiler.write_aside import check_writable, write_aside
 from athanor.runtime.loader import load
 from athanor.runtime.model import Model
-from athanor.runtime.profile import Profile
 
-_WIDTH = 100
+_WIDTH = 120
 """Columns of a table that goes to no terminal."""
 
 
@@ -24,35 +27,48 @@ def profile_model(
     *,
     runs: int = 30,
     as_json: bool = False,
+    trace: Path | None = None,
+    html: Path | None = None,
+    measure_limits: bool = False,
     threads: int | None = None,
     target: str = "native",
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
-) -> Profile:
+) -> Summary:
     """Compile `model` where it is no artifact yet, time its kernels on seeded inputs, and print.
 
     Raises CompileError or RunError.
     """
+    for path in (trace, html):
+        if path is not None:
+            check_writable(path)
+    threads = threads or usable_cores()
     loaded = _load(model, threads, target, shapes)
-    profile = loaded.profile(make_feeds(loaded.inputs, dims=dims, seed=seed), runs)
-    rules = {entry["name"]: entry["rule"] for entry in loaded.metadata["kernels"]}
+    feeds = make_feeds(loaded.inputs, dims=dims, seed=seed)
+    limits = machine_limits(threads, measure_limits)
+    summary = summarize(loaded.profile(feeds, runs), loaded.metadata["kernels"], limits)
     if as_json:
-        click.echo(json.dumps(as_data(profile, rules), indent=1))
+        click.echo(json.dumps(summary.as_data(), indent=1))
     else:
-        print_tables(profile, rules)
-    return profile
+        print_tables(summary)
+    if trace is not None:
+        with write_aside(trace) as file:
+            file.write(json.dumps(chrome_trace(summary)).encode())
+    if html is not None:
+        with write_aside(html) as file:
+            file.write(html_page(summary, model.name).encode())
+    return summary
 
 
 def _load(
     model: Path,
-    threads: int | None,
+    threads: int,
     target: str,
     shapes: Mapping[str, Sequence[int | str]] | None,
 ) -> Model:
     if model.suffix == ".so":
         return load(model, threads=threads)
-    # an artifact is profiled without TVM
     from athanor.compiler.commands.compile import compile_with_progress
 
     artifact = compile_with_progress(
@@ -61,32 +77,7 @@ def _load(
     return artifact.load(threads=threads)
 
 
-def as_data(profile: Profile, rules: Mapping[str, str]) -> dict[str, Any]:
-    """The profile for programs."""
-    return {
-        "runs": len(profile.runs),
-        "milliseconds": profile.milliseconds,
-        "steps": [
-            {
-                "step": step.number,
-                "kernel": step.kernel,
-                "rule": rules.get(step.kernel),
-                "value": step.value,
-                "nodes": list(step.nodes),
-                "calls": step.calls,
-                "milliseconds": step.milliseconds,
-                "share": step.milliseconds / profile.milliseconds,
-                "operations": step.operations,
-                "bytes": step.bytes,
-                "gflops": step.gflops,
-                "gigabytes_per_second": step.gigabytes_per_second,
-            }
-            for step in profile.steps
-        ],
-    }
-
-
-def print_tables(profile: Profile, rules: Mapping[str, str]) -> None:
+def print_tables(summary: Summary) -> None:
     """Steps, the slowest first; then the sums by schedule rule."""
     from rich.console import Console
     from rich.table import Table
@@ -95,35 +86,44 @@ def print_tables(profile: Profile, rules: Mapping[str, str]) -> None:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("step", "ms", "share", "GFLOP/s", "GB/s"):
+    for name in ("step", "ms", "share", "GFLOP/s", "GB/s", "of limit"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("kernel", "nodes"):
         table.add_column(name, overflow="fold")
-    for step in sorted(profile.steps, key=lambda step: -step.milliseconds):
+    for row in summary.slowest_first():
+        step = row.step
         table.add_row(
             str(step.number),
             f"{step.milliseconds:.3f}",
-            f"{step.milliseconds / profile.milliseconds:.1%}",
+            f"{row.share:.1%}",
             f"{step.gflops:.1f}",
             f"{step.gigabytes_per_second:.1f}",
+            _percent(row.of_limit),
             step.kernel.removeprefix("k_"),
             ", ".join(step.nodes) or f"({step.value})",
         )
     console.print(table)
-    sums: dict[str, float] = defaultdict(float)
-    for step in profile.steps:
-        sums[rules.get(step.kernel, step.kernel)] += step.milliseconds
-    sums["between kernels"] = max(0.0, profile.milliseconds - sum(sums.values()))
     totals = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("ms", "share"):
+    for name in ("ms", "share", "of limit"):
         totals.add_column(name, justify="right")
     totals.add_column("rule")
-    for rule, milliseconds in sorted(sums.items(), key=lambda item: -item[1]):
-        share = milliseconds / profile.milliseconds
-        totals.add_row(f"{milliseconds:.3f}", f"{share:.1%}", rule)
+    for rule, milliseconds, of_limit in summary.by_rule():
+        share = milliseconds / summary.milliseconds
+        totals.add_row(f"{milliseconds:.3f}", f"{share:.1%}", _percent(of_limit), rule)
     console.print()
     console.print(totals)
     console.print(
-        f"\n{profile.milliseconds:.3f} ms a run, the median of {len(profile.runs)} runs with the "
-        "clock read around each kernel"
+        f"\n{summary.profile.milliseconds:.3f} ms a run, the median of "
+        f"{len(summary.profile.runs)} runs with the clock read around each kernel"
     )
+    if summary.limits is not None:
+        rates = ", ".join(f"{x.name} {x.gigabytes_per_second:.0f}" for x in summary.limits.levels)
+        console.print(
+            f"limits with {summary.limits.threads} of the machine's threads: "
+            f"{summary.limits.gflops:.0f} GFLOP/s in float32; GB/s: {rates} (--measure-limits "
+            "measures them again)"
+        )
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"

@@ -6,6 +6,7 @@ import pytest
 
 import athanor
 from athanor import RunError
+from athanor.runtime.profile import EventRecorder
 
 ROWS = 5
 
@@ -44,6 +45,24 @@ def test_a_profile_has_times_and_work_of_each_kernel(dense):
     assert ROWS * products <= step.operations <= 2 * 8 * products + ROWS * 64
     assert step.bytes == 4 * (ROWS * 64 + 64 * 32 + 32 + ROWS * 32)
     np.testing.assert_array_equal(dense.run({"x": x})["y"], expected)
+
+
+def test_a_recorder_grows_with_the_events(dense):
+    recorder = EventRecorder()
+    recorder._room = recorder._room[:1]  # room for the whole run's event alone
+    dense._execute([np.ones((ROWS, 64), np.float32)], recorder)
+    (events,) = recorder.runs
+    assert events["step"].tolist() == [-1, 0]
+    assert (events["start_ns"] <= events["end_ns"]).all()
+
+
+def test_the_library_refuses_an_ordinary_model(digits_artifact):
+    model = athanor.load(digits_artifact, threads=1)
+    recorder = EventRecorder()
+    with pytest.raises(RunError, match="was not compiled for profiling"):
+        model._execute([np.zeros((1, 1, 8, 8), np.float32)], recorder)
+    assert not recorder.runs
+    model.run({"image": np.zeros((1, 1, 8, 8), np.float32)})  # and stays usable
 
 
 def test_only_a_model_compiled_for_profiling_has_a_profile():
