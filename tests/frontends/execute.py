@@ -11,11 +11,21 @@ from athanor.frontends.onnx.importer import import_model
 
 def run(model, inputs):
     """The outputs, in order, of `model` on arrays given in the order of its inputs."""
+    return runner(model)(inputs)
+
+
+def runner(model):
+    """As run(), for several sets of inputs."""
     imported = import_model(model)
     executable = tvm.compile(imported.mod, target="llvm")
     machine = relax.VirtualMachine(executable, tvm.cpu())
-    arguments = [tvm.runtime.tensor(np.ascontiguousarray(x).reshape(np.shape(x))) for x in inputs]
-    return [result.numpy() for result in machine["main"](*arguments)]
+
+    def call(inputs):
+        arrays = [np.ascontiguousarray(x).reshape(np.shape(x)) for x in inputs]
+        results = machine["main"](*(tvm.runtime.tensor(array) for array in arrays))
+        return [result.numpy() for result in results]
+
+    return call
 
 
 def one_node(op, inputs, outputs=1, opset=22, domain="", constants=(), shapes=None, **attributes):

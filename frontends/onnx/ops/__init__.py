@@ -48,6 +48,7 @@ from athanor.frontends.onnx.ops import (
     slicing,
     sorting,
     training,
+    tree_ensemble,
 )
 from athanor.frontends.onnx.ops.activation import formula
 from athanor.frontends.onnx.ops.elementwise import binary, unary, variadic
@@ -254,6 +255,9 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Upsample", 7): resize.upsample,
     ("", "Where", 9): elementwise.where,
     ("", "Xor", 1): binary(R.logical_xor),
+    ("ai.onnx.ml", "TreeEnsemble", 5): tree_ensemble.tree_ensemble,
+    ("ai.onnx.ml", "TreeEnsembleClassifier", 1): tree_ensemble.tree_ensemble_classifier,
+    ("ai.onnx.ml", "TreeEnsembleRegressor", 1): tree_ensemble.tree_ensemble_regressor,
     ("ai.onnx.preview.training", "Adagrad", 1): training.optimizer(training.adagrad, 3),
     ("ai.onnx.preview.training", "Adam", 1): training.optimizer(training.adam, 4),
     ("ai.onnx.preview.training", "Momentum", 1): training.optimizer(training.momentum, 3),

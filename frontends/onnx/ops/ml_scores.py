@@ -1,0 +1,109 @@
+"""What classifiers and regressors of ai.onnx.ml do with raw scores: post transforms and labels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from athanor.frontends.onnx.known import constant
+from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.tensors import cast, compute, dtype_of, rank_of, scalar, shape_of
+
+R = relax.op
+Builder = relax.BlockBuilder
+
+POST_TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
+
+
+def post_transform_name(node: Node) -> str:
+    """The attribute post_transform, checked."""
+    name = node.string("post_transform", "NONE")
+    if name not in POST_TRANSFORMS:
+        raise node.error(f"post_transform={name!r} is none of {', '.join(POST_TRANSFORMS)}")
+    return name
+
+
+def post_transformed(scores: relax.Expr, name: str, builder: Builder) -> relax.Expr:
+    """Scores (rows, classes) after a post transform."""
+    if name == "SOFTMAX":
+        return builder.emit(R.nn.softmax(scores, axis=-1))
+    if name == "LOGISTIC":
+        return builder.emit(R.sigmoid(scores))
+    if name == "SOFTMAX_ZERO":
+        return _softmax_zero(scores, builder)
+    if name == "PROBIT":
+        return compute(builder, "probit", _probit, scores)
+    return scores
+
+
+def _softmax_zero(scores: relax.Expr, builder: Builder) -> relax.Expr:
+    """As softmax, but scores of 0 (up to 1e-7) stay 0."""
+    dtype = dtype_of(scores)
+
+    def emit(operator: Any, *values: Any) -> relax.Expr:
+        operands = [scalar(v, dtype) if isinstance(v, float) else v for v in values]
+        return builder.emit(operator(*operands))
+
+    largest = builder.emit(R.max(scores, axis=-1, keepdims=True))
+    usual = emit(R.exp, emit(R.subtract, scores, largest))
+    small = emit(R.multiply, scores, emit(R.exp, emit(R.negative, largest)))
+    powers = emit(R.where, emit(R.greater, emit(R.abs, scores), 1e-7), usual, small)
+    total = builder.emit(R.sum(powers, axis=-1, keepdims=True))
+    shares = emit(R.divide, powers, total)
+    return emit(R.where, emit(R.equal, total, 0.0), 0.5, shares)
+
+
+def _probit(scores: te.Tensor) -> te.Tensor:
+    """`sqrt(2) erf_inv(2 p - 1)`, with the inverse that ONNX Runtime uses (Winitzki's)."""
+    dtype = scores.dtype
+
+    def number(value: float) -> Any:
+        return tirx.const(value, dtype)
+
+    def element(*i: Any) -> Any:
+        x = number(2) * scores(*i) - number(1)
+        log = tirx.log((number(1) - x) * (number(1) + x))
+        v = number(2 / (math.pi * 0.147)) + number(0.5) * log
+        root = tirx.sqrt(tirx.sqrt(v * v - number(1 / 0.147) * log) - v)
+        signed = tirx.Select(x < number(0), -root, root)
+        return number(1.41421356) * signed
+
+    return te.compute(scores.shape, element, name="probit")
+
+
+def class_labels(node: Node, *names: str) -> np.ndarray:
+    """The integer class labels; CompileError for string labels, which no tensor of ours holds."""
+    strings = next((n for n in node.attributes if n == "classlabels_strings"), None)
+    if strings is not None and node.strings(strings):
+        raise node.error("string class labels are not supported; train with integer labels")
+    for name in names:
+        if node.has(name) and node.ints(name):
+            return np.array(node.ints(name), np.int64)
+    raise node.error("no class labels")
+
+
+def argmax_labels(scores: relax.Expr, labels: np.ndarray, builder: Builder) -> relax.Expr:
+    """The label of the largest score in each row; of the first one, of equals."""
+    best = builder.emit(R.argmax(scores, axis=-1))
+    if np.array_equal(labels, np.arange(len(labels))):
+        return cast(best, "int64", builder)
+    return builder.emit(R.take(constant(labels), cast(best, "int64", builder), axis=0))
+
+
+def two_columns(first: relax.Expr, second: relax.Expr, builder: Builder) -> relax.Expr:
+    """Scores (rows, 1) of two classes side by side."""
+    return builder.emit(R.concat([first, second], axis=1))
+
+
+def as_matrix(node: Node, x: relax.Expr, builder: Builder) -> tuple[relax.Expr, int]:
+    """Input rows as float32 (or float64) and the number of columns, which has to be fixed."""
+    dims = shape_of(x)
+    if rank_of(x) == 1:
+        dims = [1, *dims]
+        x = builder.emit(R.reshape(x, relax.ShapeExpr(dims)))
+    if len(dims) != 2 or not isinstance(dims[1], int) or dims[1] < 1:
+        raise node.error(f"input {dims} has to be (rows, fixed number of features)")
+    return cast(x, "float64" if dtype_of(x) == "float64" else "float32", builder), dims[1]
