@@ -12,6 +12,10 @@ from tvm.tirx.buffer import is_buffer_var
 KIND = "athanor.op"
 """Block annotation that says what a block computes: "conv2d", "matmul", ... (te attrs)."""
 
+NOMINAL = "athanor.nominal"
+"""Block annotation: how many operations the model asks for where the block's loops do how many, a
+pair. What is without it does what is asked for: no zeros, no transforms."""
+
 
 def find_kind(sch: s_tir.Schedule, *kinds: str) -> tuple[s_tir.schedule.SBlockRV, str] | None:
     """The first block whose KIND annotation is one of `kinds`, and which."""

@@ -15,6 +15,8 @@ from tvm import ir, s_tir, sym, tirx
 from tvm.tirx.buffer import is_buffer_var
 
 from athanor.compiler.program import Copy, KernelCall, symbols_of
+from athanor.schedules import blocks
+from athanor.schedules.blocks import NOMINAL
 from athanor.targets.codegen import symbolic_parameters
 
 _ARITHMETIC = (
@@ -67,31 +69,43 @@ def kernel_work(func: tirx.PrimFunc) -> Work:
     """The work of an unscheduled kernel over its symbolic dimensions."""
     counter = _Counter(func)
     tvm_ffi.structural_visit(func.body, counter.visitors)
-    total: Count = 0
-    for param, accesses in counter.accesses.items():
-        size: Count = 1
-        for dim in param.shape:
-            size = size * dim
+    size_bytes: Count = 0
+    for param in counter.params:
         itemsize_bytes = max(8, tvm.DataType(str(param.dtype)).bits) // 8
-        total = total + _lesser(size, accesses) * itemsize_bytes
-    return Work(_simplified(counter.operations), _simplified(total))
+        touched = counter.reads.get(param, 0) + counter.writes.get(param, 0)
+        size_bytes = size_bytes + _lesser(_size(param), touched) * itemsize_bytes
+    return Work(_simplified(counter.total()), _simplified(size_bytes))
 
 
 class _Counter:
     """Counts what the statements under loops do, times the rounds of the loops."""
 
     def __init__(self, func: tirx.PrimFunc) -> None:
-        self.operations: Count = 0
-        buffers = [param for param in func.params if is_buffer_var(param)]
+        self.params = [param for param in func.params if is_buffer_var(param)]
         self.known = list(symbolic_parameters(func))
         self.known += [param for param in func.params if not is_buffer_var(param)]
-        self.accesses: dict[tirx.Buffer, Count] = dict.fromkeys(buffers, 0)
+        self.operations: dict[tirx.Buffer, Count] = {}
+        """Of the stores to each buffer."""
+        self.reads: dict[tirx.Buffer, Count] = {}
+        """Elements loaded from each buffer, by stores to others."""
+        self.writes: dict[tirx.Buffer, Count] = {}
         self.rounds: Count = 1
+        self.nominal = (1, 1)
         self.visitors = [
             (tirx.For, self.loop),
             (s_tir.SBlock, self.block),
             (tirx.BufferStore, self.store),
         ]
+
+    def total(self) -> Count:
+        """All operations; of a buffer that is rounded up to tiles, only what is read of it."""
+        total: Count = 0
+        for buffer, operations in self.operations.items():
+            if not any(buffer.same_as(param) for param in self.params):
+                size = _size(buffer)
+                operations = _floordiv(operations * _lesser(size, self.reads.get(buffer, 0)), size)
+            total = total + operations
+        return total
 
     def loop(self, loop: tirx.For, visitor: tvm_ffi.StructuralVisitor) -> None:
         outer = self.rounds
@@ -103,42 +117,68 @@ class _Counter:
         self.rounds = outer
 
     def block(self, block: s_tir.SBlock, visitor: tvm_ffi.StructuralVisitor) -> None:
+        outer = self.nominal
+        if NOMINAL in block.annotations:
+            asked, done = (int(number) for number in block.annotations[NOMINAL])
+            self.nominal = asked, done
         visitor.visit(block.body)  # not what it says of its regions, nor its initial value
+        self.nominal = outer
 
     def store(self, store: tirx.BufferStore, _visitor: tvm_ffi.StructuralVisitor) -> None:
-        self.access(store.buffer)
-        count = 0
+        self.writes[store.buffer] = self.writes.get(store.buffer, 0) + self.rounds
+        for load in blocks.loads(store):
+            if not load.source.same_as(store.buffer):
+                self.reads[load.source] = self.reads.get(load.source, 0) + self.rounds
+        asked, done = self.nominal
+        operations = _floordiv(self.rounds * _arithmetic(store.value) * asked, done)
+        self.operations[store.buffer] = self.operations.get(store.buffer, 0) + operations
 
-        def load(load: ir.TensorLoad, _visitor: tvm_ffi.StructuralVisitor) -> None:
-            self.access(load.source)
-            for index in load.indices:  # a look-up reads its indices too
-                tvm_ffi.structural_visit(index, [(ir.TensorLoad, loaded)])
 
-        def loaded(load_: ir.TensorLoad, visitor: tvm_ffi.StructuralVisitor) -> None:
-            load(load_, visitor)
+def _arithmetic(value: tirx.Expr) -> int:
+    """Operations of an expression: of a choice the dearer side, of a load's indices none."""
+    count = 0
 
-        def binary(value: tirx.expr.BinaryOpExpr, visitor: tvm_ffi.StructuralVisitor) -> None:
-            nonlocal count
-            count += 1
-            visitor.default_visit(value)
+    def load(_load: ir.TensorLoad, _visitor: tvm_ffi.StructuralVisitor) -> None:
+        return None
 
-        def call(call: ir.Call, visitor: tvm_ffi.StructuralVisitor) -> None:
-            nonlocal count
-            if getattr(call.op, "name", "").endswith("if_then_else"):
-                for value in list(call.args)[1:]:
-                    visitor.visit(value)
-                return
+    def binary(value: tirx.expr.BinaryOpExpr, visitor: tvm_ffi.StructuralVisitor) -> None:
+        nonlocal count
+        count += 1
+        visitor.default_visit(value)
+
+    def call(call: ir.Call, visitor: tvm_ffi.StructuralVisitor) -> None:
+        nonlocal count
+        if getattr(call.op, "name", "").endswith("if_then_else"):
+            count += max(_arithmetic(side) for side in list(call.args)[1:])
+        else:
             count += 1
             visitor.default_visit(call)
 
-        visitors = [(ir.TensorLoad, load), (ir.Call, call), (_ARITHMETIC, binary)]
-        tvm_ffi.structural_visit(store.value, visitors)
-        self.operations = self.operations + self.rounds * count
+    def select(select: tirx.Select, _visitor: tvm_ffi.StructuralVisitor) -> None:
+        nonlocal count
+        count += max(_arithmetic(side) for side in (select.true_value, select.false_value))
 
-    def access(self, buffer: tirx.Buffer) -> None:
-        for known in self.accesses:
-            if known.same_as(buffer):
-                self.accesses[known] = self.accesses[known] + self.rounds
+    visitors = [
+        (ir.TensorLoad, load),
+        (ir.Call, call),
+        (tirx.Select, select),
+        (_ARITHMETIC, binary),
+    ]
+    tvm_ffi.structural_visit(value, visitors)
+    return count
+
+
+def _size(buffer: tirx.Buffer) -> Count:
+    size: Count = 1
+    for dim in buffer.shape:
+        size = size * dim
+    return size
+
+
+def _floordiv(one: Count, other: Count) -> Count:
+    if isinstance(one, int) and isinstance(other, int):
+        return one // max(other, 1)
+    return tirx.floordiv(_expr(one), _expr(other))
 
 
 def _lesser(one: Count, other: Count) -> Count:

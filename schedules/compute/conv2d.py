@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te, tirx
 
-from athanor.schedules.blocks import KIND, constant
+from athanor.schedules.blocks import KIND, NOMINAL, constant
 
 PAD_KIND = "conv2d_pad"
 """KIND of the block that surrounds a convolution's input with zeros."""
@@ -43,6 +43,14 @@ class Conv2dPlan:
     """Input channels that lie together in the packed weight; divides in_block."""
     reduction_steps: int
     """Such blocks that each output block sums over."""
+
+    @property
+    def nominal(self) -> list[int]:
+        """Products of channels that the convolution asks for, and those of its blocks."""
+        blocks = -(-self.out_channels // self.out_block)
+        asked = self.out_channels * (self.in_channels // self.groups)
+        done = blocks * self.out_block * self.reduction_steps * self.reduction_block
+        return [asked, done]
 
     def start(self, block: tirx.Expr | int) -> tirx.Expr | int:
         """First reduction block that an output block reads."""
@@ -177,7 +185,7 @@ def conv2d_blocked(
         return te.sum(value * weight[oc, rc, kh, kw, ri, oi], axis=[rc, kh, kw, ri])
 
     shape = (batch, blocks, out_h, out_w, out_block)
-    attrs = {KIND: "conv2d", PHASES: list(phases)}
+    attrs = {KIND: "conv2d", PHASES: list(phases), NOMINAL: plan.nominal}
     return te.compute(shape, element, name="conv2d", attrs=attrs)
 
 

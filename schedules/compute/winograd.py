@@ -14,13 +14,16 @@ from fractions import Fraction
 import numpy as np
 from tvm import te, tirx
 
-from athanor.schedules.blocks import KIND
+from athanor.schedules.blocks import KIND, NOMINAL
 from athanor.schedules.compute.conv2d import Conv2dPlan, Padding, pad_spatial
 
 PRODUCT_KIND = "winograd_product"
 """KIND of the block that multiplies transformed tiles with the transformed weight."""
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2))
 """Where the polynomials are evaluated, beside infinity: with these, constants stay small."""
+
+_TRANSFORM = {NOMINAL: [0, 1]}
+"""A convolution does not ask for the transforms."""
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -118,6 +121,8 @@ def winograd_conv2d_blocked(
     out_h = int(height) + top + bottom - taps + 1
     out_w = int(width) + left + right - taps + 1
     tiles_h, tiles_w = -(-out_h // tile), -(-out_w // tile)
+    asked, done = plan.nominal
+    nominal = [asked * out_h * out_w * taps * taps, done * count * count * tiles_h * tiles_w]
     below = tiles_h * tile + taps - 1 - int(height) - top
     beside = tiles_w * tile + taps - 1 - int(width) - left
     padded = pad_spatial(data, (top, left, below, beside), 0.0)
@@ -127,6 +132,7 @@ def winograd_conv2d_blocked(
             matrices.data, x, lambda r: padded[n, c, h * tile + r, w * tile + s, i]
         ),
         name="data_columns",
+        attrs=_TRANSFORM,
     )
     transformed = te.compute(
         (count, count, batch, in_blocks, tiles_h, tiles_w, in_block),
@@ -134,6 +140,7 @@ def winograd_conv2d_blocked(
             matrices.data, y, lambda s: columns[n, c, h, w, x, s, i]
         ),
         name="data_tiles",
+        attrs=_TRANSFORM,
     )
     rc = te.reduce_axis((0, steps), name="rc")
     ri = te.reduce_axis((0, plan.reduction_block), name="ri")
@@ -144,7 +151,7 @@ def winograd_conv2d_blocked(
             axis=[rc, ri],
         ),
         name="product",
-        attrs={KIND: PRODUCT_KIND},
+        attrs={KIND: PRODUCT_KIND, NOMINAL: nominal},
     )
     rows = te.compute(
         (batch, out_blocks, tiles_h, tiles_w, tile, count, out_block),
@@ -152,6 +159,7 @@ def winograd_conv2d_blocked(
             matrices.output, a, lambda x: product[n, o, x, y, h, w, i]
         ),
         name="output_columns",
+        attrs=_TRANSFORM,
     )
     whole = te.compute(
         (batch, out_blocks, tiles_h * tile, tiles_w * tile, out_block),
@@ -159,6 +167,7 @@ def winograd_conv2d_blocked(
             matrices.output, w % tile, lambda y: rows[n, o, h // tile, w // tile, h % tile, y, i]
         ),
         name="output_tiles",
+        attrs=_TRANSFORM,
     )
     return te.compute(
         (batch, out_blocks, out_h, out_w, out_block),
