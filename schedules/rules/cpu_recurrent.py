@@ -15,10 +15,11 @@ LoopRV = s_tir.schedule.LoopRV
 class CPURecurrent:
     """Every step a product along the packed rows of the recurrence matrix.
 
-        for step:
-            for 128 gates j, up to 4 rows of the batch:    # lanes, sums in registers
-                for k: sums[rows, :] += h[rows, k] * r[j / 128, k, :]
-            elementwise blocks, lanes along the hidden units
+        for direction in parallel(...):
+            for step:
+                for 128 gates j, up to 4 rows of the batch:    # lanes, sums in registers
+                    for k: sums[rows, :] += h[rows, k] * r[j / 128, k, :]
+                elementwise blocks, lanes along the hidden units
 
     A step streams the whole matrix (1 MB for 256 hidden units) from the L2 or L3 cache and is
     bound by that, so all rows of a batch that have registers use what passes by.
@@ -44,13 +45,16 @@ class CPURecurrent:
                 _vectorize(sch, sch.get_loops(block)[-1], 2 * target.lanes(32))
         for block in products:
             _multiply(sch, block, panel, target)
+        direction = sch.get_loops(products[0])[0]
+        if blocks.constant(sch.get(direction).extent) != 1:
+            sch.parallel(direction)
         return sch
 
 
 def _panel(sch: s_tir.Schedule, products: list[Block]) -> int | None:
     """Gates that lie together in the packed matrix."""
     for read in sch.get(products[0]).reads if products else ():
-        if len(read.source.shape) == 3:
+        if len(read.source.shape) == 4:
             return blocks.constant(read.source.shape[-1])
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -26,22 +27,32 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], float | None, float | None]] = {
 }
 
 
+@dataclass(frozen=True)
+class Activation:
+    """One activation with its parameters; equal ones compute the same."""
+
+    name: str
+    alpha: float
+    beta: float
+
+    def __call__(self, x: Any) -> Any:
+        """The function of a scalar expression."""
+        function, _, _ = _FUNCTIONS[self.name]
+        return function(x, _number(self.alpha, x), _number(self.beta, x))
+
+
 def activation_of(
     node: Node, name: str, alphas: list[float], betas: list[float]
-) -> tuple[Callable[[Any], Any], list[float], list[float]]:
+) -> tuple[Activation, list[float], list[float]]:
     """The function `name` (any case), and the alphas and betas that are left for the next one."""
     if name.lower() not in _FUNCTIONS:
         raise node.error(f"activation {name!r} is none of {sorted(_FUNCTIONS)}")
-    function, alpha, beta = _FUNCTIONS[name.lower()]
+    _, alpha, beta = _FUNCTIONS[name.lower()]
     if alpha is not None and alphas:
         alpha, alphas = alphas[0], alphas[1:]
     if beta is not None and betas:
         beta, betas = betas[0], betas[1:]
-
-    def apply(x: Any) -> Any:
-        return function(x, _number(alpha or 0.0, x), _number(beta or 0.0, x))
-
-    return apply, alphas, betas
+    return Activation(name.lower(), alpha or 0.0, beta or 0.0), alphas, betas
 
 
 def _number(value: float, x: Any) -> Any:
