@@ -113,6 +113,37 @@ def compile(
 
 
 @cli.command()
+@_MODEL
+@_TARGET
+@_SHAPE
+@_DIM
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def check(
+    model: Path, target: str, shapes: Sequence[str], dims: Sequence[str], as_json: bool
+) -> None:
+    """Say whether a model will compile, and what a run will cost, without compiling it.
+
+    Exits 1 where the model is refused.
+
+    \b
+    Example:
+      athanor check resnet50.onnx
+      athanor check bert.onnx --dim batch=8 --dim length=128 --json
+    """
+    from athanor.compiler.commands.check import check_model
+
+    passed = check_model(
+        model,
+        target=target,
+        shapes=parse.shapes(shapes),
+        dims=parse.dims(dims),
+        as_json=as_json,
+    )
+    if not passed:
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
 @_ARTIFACT
 @click.option(
     "--input",

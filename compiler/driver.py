@@ -15,9 +15,10 @@ from athanor.compiler.extract import extract_program
 from athanor.compiler.host import Signature, print_host
 from athanor.compiler.kernels import compile_kernels
 from athanor.compiler.link import compile_host, link_shared
-from athanor.compiler.memory import plan_memory
+from athanor.compiler.memory import MemoryPlan, plan_memory
 from athanor.compiler.metadata import describe
 from athanor.compiler.pipeline import run_graph_passes
+from athanor.compiler.program import Program
 from athanor.compiler.weights import weight_bytes
 from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
@@ -73,6 +74,20 @@ def compile(
     return build_artifact(imported, spec, weights_beside, keep_ir, profile, winograd, report)
 
 
+def plan_program(
+    imported: ImportedModel, target: TargetSpec, winograd: bool = True
+) -> tuple[Program, MemoryPlan]:
+    """All of a compilation before scheduling: the calls of a run, and where their tensors lie."""
+    subgraphs = [
+        Subgraph(run_graph_passes(graph.mod, target, winograd), graph.requirements)
+        for graph in imported.subgraphs
+    ]
+    mod = run_graph_passes(imported.mod, target, winograd)
+    program = extract_program(mod, subgraphs, imported.requirements)
+    plan = plan_memory(program)
+    return program, plan
+
+
 def build_artifact(
     imported: ImportedModel,
     target: TargetSpec,
@@ -85,13 +100,7 @@ def build_artifact(
     """An imported model, or a Relax module of your own in its place -> artifact."""
     report = on_progress or _silent
     report("optimize", 0, 1)
-    subgraphs = [
-        Subgraph(run_graph_passes(graph.mod, target, winograd), graph.requirements)
-        for graph in imported.subgraphs
-    ]
-    mod = run_graph_passes(imported.mod, target, winograd)
-    program = extract_program(mod, subgraphs, imported.requirements)
-    plan = plan_memory(program)
+    program, plan = plan_program(imported, target, winograd)
     values = (*imported.inputs, *imported.outputs)
     names = Signature(
         tuple(name for value in imported.inputs for name in value.part_names),

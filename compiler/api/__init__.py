@@ -12,10 +12,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Artifact", "CompileError", "Model", "RunError", "__version__", "compile", "load"]
+__all__ = [
+    "Artifact",
+    "CheckReport",
+    "CompileError",
+    "Model",
+    "RunError",
+    "__version__",
+    "check",
+    "compile",
+    "load",
+]
 
 if TYPE_CHECKING:
     from athanor.compiler.artifact import Artifact
+    from athanor.compiler.check import CheckReport, check
     from athanor.compiler.driver import compile
     from athanor.errors import CompileError, RunError
     from athanor.runtime.loader import load
@@ -23,6 +34,8 @@ if TYPE_CHECKING:
 
 # Resolved on first use, so that a process that only loads artifacts never imports TVM or onnx.
 _HOME = {
+    "check": "athanor.compiler.check",
+    "CheckReport": "athanor.compiler.check",
     "compile": "athanor.compiler.driver",
     "Artifact": "athanor.compiler.artifact",
     "load": "athanor.runtime.loader",

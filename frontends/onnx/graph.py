@@ -17,8 +17,9 @@ from athanor.frontends.onnx.functions import called_nodes, typed_body
 from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import Known, known, materialize
 from athanor.frontends.onnx.node import Node, parse_attributes
-from athanor.frontends.onnx.operators import Operators
+from athanor.frontends.onnx.operators import Operators, walk_nodes
 from athanor.frontends.onnx.opsets import canonical_domain
+from athanor.frontends.onnx.refusals import Refusals
 from athanor.frontends.onnx.sequence_value import (
     NO_TENSORS,
     OptionalValue,
@@ -54,10 +55,13 @@ class GraphConverter:
         opsets: dict[str, int],
         folder: Path | None,
         outer: GraphConverter | None = None,
+        refusals: Refusals | None = None,
     ) -> None:
         self.builder = builder
         self.builder.scope = self
         self.outer = outer
+        self.refusals = refusals
+        """Collects what is refused; without it, as in graphs inside nodes, that is raised."""
         self.captured: list[tuple[relax.Expr, relax.Var]] = []
         """Values of the graph around this one, and the parameters that stand for them here."""
         self.operators = operators
@@ -165,7 +169,13 @@ class GraphConverter:
     def convert(self, protos: Iterable[onnx.NodeProto]) -> None:
         """Convert nodes in order; their outputs become defined names."""
         for proto in protos:
-            self._convert_node(proto)
+            if self.refusals is None:
+                self._convert_node(proto)
+            else:
+                reads = walk_nodes([proto])
+                self.refusals.attempt(
+                    proto, reads, lambda p=proto: self._convert_node(p), self.define
+                )
 
     def _convert_node(self, proto: onnx.NodeProto) -> None:
         domain = canonical_domain(proto.domain)
@@ -223,7 +233,8 @@ class GraphConverter:
         versions = {canonical_domain(e.domain): e.version for e in function.opset_import}
         self.opsets = {**outer, **versions}
         body = onnx.GraphProto(node=called_nodes(function, proto, node.name or node.op))
-        self.operators.check(body, self.opsets)
+        for _, sentence in self.operators.unsupported(body, self.opsets):
+            raise node.error(f"its function body has {sentence}")
         self.convert(body.node)
         self.opsets = outer
 

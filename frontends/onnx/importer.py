@@ -15,11 +15,12 @@ from athanor.frontends.onnx.boundary import input_kind, received, returned, sequ
 from athanor.frontends.onnx.functions import inline_functions
 from athanor.frontends.onnx.graph import GraphConverter
 from athanor.frontends.onnx.import_builder import ImportBuilder, Requirement, Subgraph
-from athanor.frontends.onnx.model_file import read_model
+from athanor.frontends.onnx.model_file import SourceModel, read_model
 from athanor.frontends.onnx.operators import Converter, Operators
 from athanor.frontends.onnx.ops import CONVERTERS
 from athanor.frontends.onnx.ops.value_forms import Form
 from athanor.frontends.onnx.opsets import read_opsets
+from athanor.frontends.onnx.refusals import Refusals
 from athanor.frontends.onnx.sequence_value import TENSOR
 from athanor.frontends.onnx.shapes import (
     Symbols,
@@ -56,7 +57,7 @@ class ImportedModel:
 
 
 def import_model(
-    model: str | Path | bytes | onnx.ModelProto,
+    model: str | Path | bytes | onnx.ModelProto | SourceModel,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     operators: Mapping[tuple[str, str, int], Converter] | None = None,
 ) -> ImportedModel:
@@ -64,24 +65,26 @@ def import_model(
 
     `shapes` fixes or names dimensions of inputs, e.g. {"input_ids": ["batch", 128]}.
     `operators` adds converters, keyed (domain, operator, since_opset); they come before ours.
-    Raises CompileError for a broken model and for one that has unsupported operators; the
-    message lists all of these with node name, domain and opset.
+    Raises CompileError for a broken model, and RefusedModel, which lists all of them with node
+    name, domain and opset, where nodes can't be compiled.
     """
-    source = read_model(model)
+    source = model if isinstance(model, SourceModel) else read_model(model)
     table = Operators({**CONVERTERS, **dict(operators or {})})
     skeleton = inline_functions(source.skeleton, table)
     opsets = read_opsets(skeleton)
-    table.check(skeleton.graph, opsets)
+    symbols = Symbols()
+    refusals = Refusals(skeleton, symbols)
+    for node, sentence in table.unsupported(skeleton.graph, opsets):
+        refusals.add_unsupported(node, sentence)
 
     graph_inputs = [value for value in skeleton.graph.input if value.name not in source.weights]
-    symbols = Symbols()
     kinds = {value.name: input_kind(value)[0] for value in graph_inputs}
     tensors = [value for value in graph_inputs if kinds[value.name] == TENSOR]
     given = dict(shapes or {})
     of_elements = {name: given.pop(name) for name in list(given) if kinds.get(name) not in _PLAIN}
     dims = input_shapes(tensors, given, list(kinds))
     builder = ImportBuilder()
-    converter = GraphConverter(builder, table, opsets, source.folder)
+    converter = GraphConverter(builder, table, opsets, source.folder, refusals=refusals)
     inputs: list[TensorSpec] = []
     params: list[relax.Var] = []
     packed: list[tuple[TensorSpec, list[relax.Var], Form]] = []
@@ -105,6 +108,7 @@ def import_model(
             for spec, parts, form in packed:
                 converter.define(spec.name, received(spec, parts, form, builder))
             converter.convert(skeleton.graph.node)
+            refusals.finish()
             outputs: list[TensorSpec] = []
             results: list[relax.Expr] = []
             for value in skeleton.graph.output:

@@ -7,7 +7,6 @@ from typing import Any
 
 import onnx
 
-from athanor.errors import CompileError
 from athanor.frontends.onnx.opsets import REVIEWED, canonical_domain, changed_since_review
 
 # def converter(node, inputs, builder) -> relax.Expr | Known | numpy.ndarray | tuple of these;
@@ -34,20 +33,19 @@ class Operators:
         versions = self._versions.get((domain, op), [])
         return next((c for since, c in reversed(versions) if changed <= since <= opset), None)
 
-    def check(self, graph: onnx.GraphProto, opsets: Mapping[str, int]) -> None:
-        """Raise one CompileError that lists every node without a converter."""
-        lines: list[str] = []
+    def unsupported(
+        self, graph: onnx.GraphProto, opsets: Mapping[str, int]
+    ) -> Iterator[tuple[onnx.NodeProto, str]]:
+        """Every node without a converter, and a sentence that says so and what would help."""
         for node in walk_nodes(graph.node):
             domain = canonical_domain(node.domain)
             if domain not in opsets:
-                lines.append(f"  {_label(node)}: the model imports no opset of domain {domain!r}")
+                yield node, f"{_label(node)}: the model imports no opset of domain {domain!r}"
             elif self.find(domain, node.op_type, opsets[domain]) is None and not (
                 has_typed_body(node, opsets[domain])
             ):
                 hint = self._hint(node, opsets[domain])
-                lines.append(f"  {_label(node)}, opset {opsets[domain]}: {hint}")
-        if lines:
-            raise CompileError(f"unsupported operators ({len(lines)}):\n" + "\n".join(lines))
+                yield node, f"{_label(node)}, opset {opsets[domain]}: {hint}"
 
     def _hint(self, node: onnx.NodeProto, opset: int) -> str:
         domain = canonical_domain(node.domain)

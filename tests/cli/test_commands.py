@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import athanor
@@ -289,3 +291,32 @@ def test_interrupt_leaves_nothing_behind(digits_model, tmp_path):
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check(athanor_command, digits_model):
+    code, out, _ = athanor_command("check", digits_model, "--dim", "batch=8")
+    assert code == 0
+    assert re.search(r"^Conv +17 +2 +yes", out, re.MULTILINE)
+    assert "dynamic:     batch in image[0]" in out
+    assert "for batch=8" in out
+    assert out.endswith("the model will compile\n")
+
+
+def test_check_as_json(athanor_command, digits_model):
+    code, out, _ = athanor_command("check", digits_model, "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert report["compiles"] is True
+    assert {operator["operator"] for operator in report["operators"]} >= {"Conv", "Gemm"}
+
+
+def test_check_of_a_refused_model(athanor_command, digits_model, tmp_path):
+    model = onnx.load(digits_model)
+    model.graph.node[0].domain = "acme"
+    model.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    path = tmp_path / "acme.onnx"
+    onnx.save(model, path)
+    code, out, _ = athanor_command("check", path)
+    assert code == 1
+    assert re.search(r"^acme\.Conv +1 +1 +no: ", out, re.MULTILINE)
+    assert out.endswith("the model will not compile\n")
