@@ -24,7 +24,7 @@ from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.frontends.onnx.sequence_value import KINDS, TENSOR
-from athanor.frontends.onnx.small_types import SMALL_TYPES
+from athanor.frontends.onnx.small_types import CARRIED_TYPES
 from athanor.runtime.footer import append_payload
 from athanor.targets import TargetSpec, find_target
 
@@ -106,7 +106,7 @@ def build_artifact(
         tuple(name for value in imported.inputs for name in value.part_names),
         tuple(name for value in imported.outputs for name in value.part_names),
         imported.requirements,
-        {value.name: value.dtype for value in values if value.dtype in SMALL_TYPES},
+        {value.name: value.dtype for value in values if value.dtype in CARRIED_TYPES},
         {
             name: (KINDS.index(value.kind), part)
             for value in values

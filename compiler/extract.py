@@ -20,6 +20,7 @@ from athanor.compiler.program import (
     Branch,
     Check,
     Copy,
+    HostCall,
     KernelCall,
     Loop,
     Program,
@@ -30,6 +31,7 @@ from athanor.compiler.program import (
     symbols_of,
 )
 from athanor.frontends.onnx.import_builder import (
+    HOST,
     IF,
     LATE,
     LOOP,
@@ -267,14 +269,17 @@ class _Extractor:
         return whole
 
     def marker(self, binding: relax.Binding) -> Tensor | list[Tensor]:
-        """A call of subgraphs."""
+        """A call of subgraphs or of a C function."""
         call = binding.value
-        kind, numbers = marker_numbers(call.args[0].global_symbol)
+        symbol = call.args[0].global_symbol
         arguments = [self.tensor(argument) for argument in call.args[1].fields]
         outputs = self.made(binding.var.name, call)
-        if kind == IF:
-            self.branch(arguments, outputs, numbers)
+        if symbol.startswith(HOST):
+            self.steps.append(HostCall(symbol.removeprefix(HOST), arguments, outputs))
+        elif symbol.startswith(IF):
+            self.branch(arguments, outputs, marker_numbers(symbol)[1])
         else:
+            kind, numbers = marker_numbers(symbol)
             assert kind == LOOP, f"unknown marker {kind}"
             outputs = self.loop(binding.var.name, arguments, outputs, numbers)
         return outputs if isinstance(call.ty_args[0], TupleType) else outputs[0]

@@ -17,9 +17,10 @@ from athanor.compiler.cexpr import PRELUDE, c_string
 from athanor.compiler.host_run import LATE_PRELUDE, profiled_run_function, run_function
 from athanor.compiler.memory import MemoryPlan
 from athanor.compiler.places import Places
-from athanor.compiler.program import Program, symbols_of
+from athanor.compiler.program import HostCall, Program, all_steps, symbols_of
 from athanor.frontends.onnx.import_builder import Requirement
 from athanor.frontends.onnx.known import is_count, is_late
+from athanor.frontends.onnx.small_types import STRING
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class _Printer:
     def text(self) -> str:
         parts = [
             '#include "athanor_abi.h"\n#include <string.h>\n',
+            *self.string_functions(),
             PRELUDE,
             self.kernels(),
             LATE_PRELUDE,
@@ -66,6 +68,11 @@ class _Printer:
         return "\n".join(parts)
 
     # Sections
+
+    def string_functions(self) -> list[str]:
+        """The include of the functions on strings, where one is called."""
+        is_called = any(isinstance(step, HostCall) for step in all_steps(self.program.steps))
+        return ['#include "athanor_strings.h"\n'] if is_called else []
 
     def kernels(self) -> str:
         arity = {}
@@ -196,6 +203,8 @@ class _Printer:
 
 
 def _dlpack(dtype: str) -> tuple[int, int]:
-    """DLPack's type code and the bits of one element."""
+    """DLPack's type code and the bits of one element; a string is an opaque handle."""
+    if dtype == STRING:
+        return 3, 64
     parsed = tvm.DataType(dtype)
     return int(parsed.type_code), int(parsed.bits)

@@ -17,6 +17,7 @@ from athanor.compiler.program import (
     Branch,
     Check,
     Copy,
+    HostCall,
     KernelCall,
     Loop,
     Program,
@@ -127,7 +128,7 @@ class _RunPrinter:
             made = [tensor.root()[0] for tensor in step_writes(step)]
             late = [root for root in made if root.is_late and root not in owned]
             owned.update(dict.fromkeys(late))
-            if isinstance(step, (KernelCall, Copy)):
+            if isinstance(step, (KernelCall, Copy, HostCall)):
                 for root in late:
                     lines += self.allocate(root)
             lines += self.timed_step(step)
@@ -157,6 +158,8 @@ class _RunPrinter:
                 return self.call(step)
             case Copy():
                 return [self.copy(step.target, self.places.address(step.target), step.source)]
+            case HostCall():
+                return self.host_call(step)
             case ReadDims():
                 return self.read_dims(step)
             case Check():
@@ -238,6 +241,14 @@ class _RunPrinter:
             f"  /* {made} */",
             f"  if ((result = kernels.{step.kernel}({', '.join(arguments)}))) return result;",
         ]
+
+    def host_call(self, step: HostCall) -> list[str]:
+        made = ", ".join(f"{t.name}{_shape(t)}" for t in step.outputs).replace("*/", "* /")
+        arguments = []
+        for tensor in [*step.inputs, *step.outputs]:
+            arguments += [self.places.address(tensor), self.places.expression(tensor.size)]
+        call = f"athanor_{step.function}(run, {', '.join(arguments)})"
+        return [f"  /* {made} */", f"  if ((result = {call})) return result;"]
 
     def read_dims(self, step: ReadDims) -> list[str]:
         lines, address = [], self.places.address(step.source)

@@ -99,6 +99,15 @@ class Copy:
 
 
 @dataclass(eq=False)
+class HostCall:
+    """`function(run, *tensors)`, a C function of athanor_strings.h; tensors with their sizes."""
+
+    function: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+@dataclass(eq=False)
 class ReadDims:
     """Late dimensions, from the elements of an int64 tensor."""
 
@@ -154,7 +163,7 @@ class Loop:
     count: Tensor
 
 
-Step = KernelCall | Copy | ReadDims | Check | Branch | Loop
+Step = KernelCall | Copy | HostCall | ReadDims | Check | Branch | Loop
 
 
 @dataclass(eq=False)
@@ -205,7 +214,7 @@ def all_steps(steps: list[Step]) -> Iterator[Step]:
 def step_reads(step: Step) -> list[Tensor]:
     """The tensors that a step itself reads; results of an inner block count as read by it."""
     match step:
-        case KernelCall():
+        case KernelCall() | HostCall():
             return step.inputs
         case Copy() | ReadDims():
             return [step.source]
@@ -220,7 +229,7 @@ def step_reads(step: Step) -> list[Tensor]:
 def step_writes(step: Step) -> list[Tensor]:
     """The tensors that a step itself writes."""
     match step:
-        case KernelCall() | Branch():
+        case KernelCall() | HostCall() | Branch():
             return step.outputs
         case Copy():
             return [step.target]

@@ -12,6 +12,7 @@ from athanor.errors import RunError
 from athanor.runtime.dtypes import dlpack_type
 from athanor.runtime.library import CPU, DataType, Tensor
 from athanor.runtime.spec import TensorSpec
+from athanor.runtime.strings import ADDRESS, addresses, is_text
 
 
 def as_array(spec: TensorSpec, value: Any) -> np.ndarray:
@@ -19,6 +20,8 @@ def as_array(spec: TensorSpec, value: Any) -> np.ndarray:
 
     Raises RunError, naming the input, where it is no array or one of another type.
     """
+    if spec.dtype.kind == "O":
+        return _addresses(spec, value)
     if not isinstance(value, np.ndarray):
         value = _import(spec, value)
     if value.dtype is not spec.dtype and value.dtype != spec.dtype:
@@ -28,6 +31,13 @@ def as_array(spec: TensorSpec, value: Any) -> np.ndarray:
         return value
     # Not ascontiguousarray: it would give a scalar an axis.
     return np.array(value, order="C")
+
+
+def _addresses(spec: TensorSpec, value: Any) -> np.ndarray:
+    if not is_text(value):
+        what = f"type {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise RunError(f"input '{spec.name}' is of {what}, expected an array of strings")
+    return addresses(spec.name, np.asarray(value))
 
 
 def _import(spec: TensorSpec, value: Any) -> np.ndarray:
@@ -86,9 +96,14 @@ class Arguments:
         """As the library has filled them in."""
         return [tuple(row.shape[: row.ndim]) for row in self._rows]
 
+    def empty(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Memory for a tensor; addresses for one of strings."""
+        dtype = self._specs[index].dtype
+        return np.empty(shape, ADDRESS if dtype.kind == "O" else dtype)
+
     def copy(self, index: int) -> np.ndarray:
         """A copy of the tensor that the library has filled in."""
-        row, dtype = self._rows[index], self._specs[index].dtype
-        array = np.empty(tuple(row.shape[: row.ndim]), dtype)
+        row = self._rows[index]
+        array = self.empty(index, tuple(row.shape[: row.ndim]))
         ctypes.memmove(array.ctypes.data, row.data, array.nbytes)
         return array

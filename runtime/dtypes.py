@@ -7,6 +7,8 @@ import numpy as np
 _KINDS = {0: "i", 1: "u", 2: "f", 5: "c"}
 _CODES = {kind: code for code, kind in _KINDS.items()}
 _BOOL = 6
+_STRING = (3, 64)
+"""An opaque handle; to a user an object array of str."""
 _EXTENSION = {
     (4, 16): "bfloat16",
     (0, 4): "int4",
@@ -35,15 +37,28 @@ def numpy_dtype(code: int, bits: int) -> np.dtype:
         import ml_dtypes
 
         return np.dtype(getattr(ml_dtypes, _EXTENSION[code, bits]))
+    if (code, bits) == _STRING:
+        return np.dtype(object)
     if code == _BOOL:
         return np.dtype(np.bool_)
     return np.dtype(f"{_KINDS[code]}{bits // 8}")
+
+
+def named_dtype(name: str) -> np.dtype:
+    """NumPy's dtype of a name in an artifact's metadata."""
+    if name == "string":
+        return np.dtype(object)
+    if name in _EXTENSION_CODES:
+        return numpy_dtype(*_EXTENSION_CODES[name])
+    return np.dtype(name)
 
 
 def dlpack_type(dtype: np.dtype) -> tuple[int, int]:
     """DLPack's type code and bits of a dtype that `numpy_dtype` gives."""
     if dtype.kind == "b":
         return _BOOL, 8
+    if dtype.kind == "O":
+        return _STRING
     if dtype.name in _EXTENSION_CODES:
         return _EXTENSION_CODES[dtype.name]
     return _CODES[dtype.kind], dtype.itemsize * 8

@@ -130,19 +130,20 @@ class Model:
             shapes = self._plan(session, arrays)
             # A size of -1 is told by the run, in memory of the session, which is copied.
             results = [
-                None if -1 in shape else np.empty(shape, spec.dtype)
-                for spec, shape in zip(self._outs.tensors, shapes, strict=True)
+                None if -1 in shape else self._results.empty(index, shape)
+                for index, shape in enumerate(shapes)
             ]
             self._arguments.set_data(arrays)
             self._results.set_data(results)
             ins, outs = self._arguments.tensors, self._results.tensors
             arguments = (session, ins, len(arrays), outs, len(results))
             check(self._run(*arguments) if recorder is None else recorder.run(*arguments))
-            arrays = [
+            results = [
                 self._results.copy(index) if result is None else result
                 for index, result in enumerate(results)
             ]
-        return self._outs.join(arrays)
+            # while `arrays` lives: strings of outputs may be those of inputs
+            return self._outs.join(results)
 
     def _plan(
         self, session: ctypes.c_void_p, arrays: Sequence[np.ndarray]

@@ -9,8 +9,10 @@ import numpy as np
 
 from athanor.errors import RunError
 from athanor.runtime.arguments import as_array
+from athanor.runtime.dtypes import named_dtype
 from athanor.runtime.handle import Handle
 from athanor.runtime.spec import TensorSpec
+from athanor.runtime.strings import strings
 
 _TENSOR, _SEQUENCE, _OPTIONAL, _OPTIONAL_SEQUENCE = range(4)
 """The kinds as athanor.h has them; it also tells what tensors a value is."""
@@ -46,9 +48,16 @@ class Values:
         return arrays
 
     def join(self, arrays: Sequence[np.ndarray]) -> list[Any]:
-        """The values that the tensors make: arrays, lists of them, and None for what is absent."""
+        """The values that the tensors make: arrays, lists of them, and None for what is absent.
+
+        Strings are read, so the session must not have been called again.
+        """
+        arrays = [
+            strings(array) if spec.dtype.kind == "O" else array
+            for spec, array in zip(self.tensors, arrays, strict=True)
+        ]
         if self._is_plain:
-            return list(arrays)
+            return arrays
         values: list[Any] = []
         rest = iter(arrays)
         for kind in self._kinds:
@@ -67,12 +76,9 @@ class Values:
 def _described(entry: dict[str, Any]) -> TensorSpec:
     """The spec that the metadata tells."""
     shape = None if entry["shape"] is None else tuple(entry["shape"])
-    dtype = entry["dtype"]
-    if not hasattr(np, dtype) and dtype != "bool":
-        import ml_dtypes
-
-        dtype = getattr(ml_dtypes, dtype)
-    return TensorSpec(entry["name"], np.dtype(dtype), shape, entry.get("kind", "tensor"))
+    return TensorSpec(
+        entry["name"], named_dtype(entry["dtype"]), shape, entry.get("kind", "tensor")
+    )
 
 
 def _listed(spec: TensorSpec, kind: int, value: Any) -> list[Any]:

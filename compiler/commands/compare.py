@@ -24,9 +24,15 @@ class Difference:
 
 
 def compare(name: str, actual: np.ndarray, expected: np.ndarray) -> Difference:
-    """The difference of one output; equal infinities and equal NaNs are no difference."""
+    """The difference of one output; equal infinities and equal NaNs are no difference.
+
+    Of strings it is 0, or infinite where any differs.
+    """
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return Difference(name, actual.shape, np.inf, np.inf, 0, 0)
+    if actual.dtype.kind == "O":
+        apart = 0.0 if np.array_equal(actual, expected) else np.inf
+        return Difference(name, actual.shape, apart, apart, 0, 0)
     a, b = _wide(actual), _wide(expected)
     with np.errstate(invalid="ignore"):
         apart = np.asarray(np.abs(a - b))

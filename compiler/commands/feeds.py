@@ -83,6 +83,9 @@ def _dimension_sizes(
 def _values(
     rng: np.random.Generator, name: str, dtype: np.dtype, shape: tuple[int, ...], limit: int
 ) -> np.ndarray:
+    if dtype.kind == "O":
+        numbers = rng.integers(0, limit, shape)
+        return np.vectorize("text{}".format, otypes=[object])(numbers)
     if "mask" in name.lower():
         return np.ones(shape, dtype)
     if dtype == np.bool_:

@@ -39,7 +39,9 @@ def run_artifact(
         click.echo(describe_array(name, array))
     if output is not None:
         with write_aside(output) as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+            # text of a fixed width needs no pickle to be read again
+            plain = {n: a.astype(str) if a.dtype.kind == "O" else a for n, a in arrays.items()}
+            np.savez(file, **plain)  # pyright: ignore[reportArgumentType]
     return arrays
 
 
@@ -71,6 +73,9 @@ def describe_array(name: str, array: np.ndarray) -> str:
     head = f"{name}  {array.dtype}{list(array.shape)}"
     if array.size == 0:
         return head
+    if array.dtype.kind == "O":
+        texts = [repr(text) for text in array.reshape(-1)[:4]]
+        return f"{head}  {', '.join(texts)}" + (", ..." if array.size > 4 else "")
     values = array.astype(np.float64)
     line = f"{head}  min {values.min():.6g}  mean {values.mean():.6g}  max {values.max():.6g}"
     if array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind == "f":

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from athanor.errors import CompileError
 from athanor.frontends.onnx.fold import fold
 from athanor.frontends.onnx.functions import called_nodes, typed_body
 from athanor.frontends.onnx.import_builder import ImportBuilder
-from athanor.frontends.onnx.known import Known, known, materialize
+from athanor.frontends.onnx.known import Known, is_nonnegative, known, materialize, product
 from athanor.frontends.onnx.node import Node, parse_attributes
 from athanor.frontends.onnx.operators import Operators, walk_nodes
 from athanor.frontends.onnx.opsets import canonical_domain
@@ -29,9 +29,18 @@ from athanor.frontends.onnx.sequence_value import (
     kind_of,
 )
 from athanor.frontends.onnx.shapes import identifier
-from athanor.frontends.onnx.small_types import MOVES_BYTES, READS_BYTES, SMALL_TYPES, Carried
+from athanor.frontends.onnx.small_types import (
+    MOVES_BYTES,
+    MOVES_STRINGS,
+    READS_BYTES,
+    READS_STRINGS,
+    SMALL_TYPES,
+    STRING,
+    Carried,
+)
 from athanor.frontends.onnx.tensor_data import np_dtype_of, to_array, to_constant
 from athanor.frontends.onnx.tensors import dtype_of, np_dtype, shape_of
+from athanor.frontends.onnx.text import string_constant
 
 _TAKES_SEQUENCES = frozenset(
     "SequenceAt SequenceErase SequenceInsert SequenceLength ConcatFromSequence Identity Loop "
@@ -75,7 +84,8 @@ class GraphConverter:
     def define(self, name: str, value: relax.Expr | Known | np.ndarray) -> None:
         """Bind an ONNX name."""
         if isinstance(value, np.ndarray):
-            value = known(value)
+            is_text = value.dtype.kind in "OSU"
+            value = self._strings(name, value) if is_text else known(value)
         if isinstance(value, Carried):
             self._small_types[name], value = value.dtype, value.expr
         if isinstance(value, Known):
@@ -102,7 +112,11 @@ class GraphConverter:
             if name in self._known:
                 self._exprs[name] = materialize(self._known[name], self.builder)
             elif name in self._weights:
-                self._exprs[name] = to_constant(self._weights[name], self.folder)
+                weight = self._weights[name]
+                if weight.data_type == onnx.TensorProto.STRING:
+                    self.define(name, to_array(weight, self.folder))
+                else:
+                    self._exprs[name] = to_constant(weight, self.folder)
             elif self.outer is not None:
                 elements = self.outer.known(name)
                 self._exprs[name] = (
@@ -118,7 +132,8 @@ class GraphConverter:
         """The value's elements where they are known at import and few, else None."""
         if name not in self._known and name in self._weights:
             weight = self._weights[name]
-            if _element_count(weight) * 8 <= _KNOWN_BYTES:
+            is_text = weight.data_type == onnx.TensorProto.STRING
+            if _element_count(weight) * 8 <= _KNOWN_BYTES and not is_text:
                 self._known[name] = known(to_array(weight, self.folder))
         if name in self._known or name in self._exprs or name in self._weights:
             return self._known.get(name)
@@ -132,6 +147,10 @@ class GraphConverter:
     def take(self, value: relax.Expr) -> relax.Expr:
         """A value of the graph around this one, without a name."""
         return self._capture("outer", value)
+
+    def _strings(self, name: str, array: np.ndarray) -> Carried:
+        """A constant string tensor."""
+        return Carried(string_constant(array, f"tensor {name!r}", self.builder), STRING)
 
     def _capture(self, name: str, value: Any) -> Any:
         """A value of the graph around this one as a parameter; constants need none."""
@@ -154,14 +173,17 @@ class GraphConverter:
         return param
 
     def small_type(self, name: str) -> str:
-        """The element type of a value that is carried as bytes; "" for any other value."""
+        """The element type of a value that is carried as another one; "" for any other value."""
         if name in self._small_types:
             return self._small_types[name]
         dtype = ""
         if name in self._known:
             dtype = self._known[name].dtype
         elif name in self._weights:
-            dtype = np_dtype_of(self._weights[name].data_type, f"tensor {name!r}").name
+            elem_type = self._weights[name].data_type
+            if elem_type == onnx.TensorProto.STRING:
+                return STRING
+            dtype = np_dtype_of(elem_type, f"tensor {name!r}").name
         elif name not in self._exprs and self.outer is not None:
             return self.outer.small_type(name)
         return dtype if dtype in SMALL_TYPES else ""
@@ -199,14 +221,14 @@ class GraphConverter:
             return
         hint = identifier(next(filter(None, node.outputs), ""))
         self.builder.enter_node(node.place, hint, node.label)
-        small = next(filter(None, node.small_types), "")
-        if small and (node.domain or node.op not in MOVES_BYTES | READS_BYTES):
-            raise node.error(f"element type {small} is not supported; put a Cast before")
+        _check_carried(node)
         inputs = [self.value(name) if name else None for name in proto.input]
         if node.op not in _TAKES_SEQUENCES:
             for name, value in zip(proto.input, inputs, strict=True):
                 if isinstance(value, NO_TENSORS):
                     raise node.error(f"input {name!r} is {kind_of(value)}, expected a tensor")
+        if node.small_type(0) == STRING and node.op.startswith("Gather"):
+            self._require_elements(inputs)
         try:
             self._define_outputs(node, converter(node, inputs, self.builder))
         except (CompileError, AssertionError):
@@ -217,6 +239,13 @@ class GraphConverter:
             raise CompileError(
                 f"{node.place}: {first[-1] if first else type(error).__name__}"
             ) from error
+
+    def _require_elements(self, inputs: Sequence[Any]) -> None:
+        """Require that there is an element to gather: what lies behind none is no address."""
+        size, wanted = (product(shape_of(x)) for x in inputs[:2])
+        if not is_nonnegative(size - 1):
+            some, none = tirx.GT(*_exprs(size, 0)), tirx.EQ(*_exprs(wanted, 0))
+            self.builder.require(tirx.any(some, none), "no element to gather")
 
     def _convert_body(self, proto: onnx.NodeProto, node: Node) -> None:
         """Convert the function body of an operator without a converter."""
@@ -245,8 +274,8 @@ class GraphConverter:
         for name, value in zip(node.outputs, results, strict=False):
             if not name:
                 continue
-            if node.op in MOVES_BYTES and node.small_type(0) and isinstance(value, relax.Expr):
-                value = Carried(value, node.small_type(0))
+            if (moved := _moved_type(node)) and isinstance(value, relax.Expr):
+                value = Carried(value, moved)
             if isinstance(value, Carried):
                 self.define(name, Carried(self._named(value.expr, name), value.dtype))
             elif isinstance(value, (np.ndarray, Known)):
@@ -266,6 +295,36 @@ class GraphConverter:
         return self.builder.emit(value, name_hint=identifier(name))
 
 
+def _exprs(*values: Any) -> list[Any]:
+    return [tirx.const(value, "int64") if isinstance(value, int) else value for value in values]
+
+
+def _check_carried(node: Node) -> None:
+    """Raise CompileError where an operator can't take elements that are carried as others."""
+    strings = [index for index, kind in enumerate(node.small_types) if kind == STRING]
+    if strings:
+        domain = "ai.onnx.ml" if node.op == "LabelEncoder" else ""
+        wanted = {**MOVES_STRINGS, **READS_STRINGS}.get(node.op)
+        if node.domain != domain or wanted is None:
+            raise node.error("strings are not supported by this operator")
+        count = len(node.small_types)
+        wanted = range(count) if node.op == "Concat" else [i for i in wanted if i < count]
+        if strings != list(wanted):
+            raise node.error(f"inputs {strings} are strings; {list(wanted)} and no others may be")
+        return
+    small = next(filter(None, node.small_types), "")
+    if small and (node.domain or node.op not in MOVES_BYTES | READS_BYTES):
+        raise node.error(f"element type {small} is not supported; put a Cast before")
+
+
+def _moved_type(node: Node) -> str:
+    """The carried type of what an operator moves; "" for other types and operators."""
+    if node.op in MOVES_STRINGS:
+        moved = node.small_type(MOVES_STRINGS[node.op][0])
+        return moved if node.op in MOVES_BYTES or moved == STRING else ""
+    return ""
+
+
 def _element_count(tensor: onnx.TensorProto) -> int:
     count = 1
     for dim in tensor.dims:
@@ -283,6 +342,8 @@ def _type_of(value: Any, small_type: str) -> onnx.TypeProto:
         return onnx.helper.make_sequence_type_proto(
             onnx.helper.make_tensor_type_proto(dtype, None if sizes is None else list(sizes))
         )
-    dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(small_type or dtype_of(value)))
+    dtype = onnx.TensorProto.STRING
+    if small_type != STRING:
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(np_dtype(small_type or dtype_of(value)))
     dims = [dim if isinstance(dim, int) else None for dim in shape_of(value)]
     return onnx.helper.make_tensor_type_proto(dtype, dims)

@@ -35,6 +35,9 @@ IF = "athanor.if"
 LOOP = "athanor.loop"
 """Numbers: the subgraph, whether there are a trip count and a condition, how many states."""
 
+HOST = "athanor.host."
+"""First part of a marker's name that stands for a C function of athanor_strings.h."""
+
 LATE = "late"
 """First part of the name of a parameter that defines late dimensions."""
 

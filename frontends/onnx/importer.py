@@ -29,7 +29,7 @@ from athanor.frontends.onnx.shapes import (
     input_shapes,
     relax_input,
 )
-from athanor.frontends.onnx.small_types import SMALL_TYPES, Carried
+from athanor.frontends.onnx.small_types import CARRIED_TYPES, Carried
 
 _PLAIN = (TENSOR, None)
 """The kinds of inputs whose `shapes` are those of tensors; None is for one that is not there."""
@@ -97,8 +97,8 @@ def import_model(
         dtype = input_dtype(value)
         params.append(relax_input(value.name, dims[value.name], dtype, symbols))
         inputs.append(TensorSpec(value.name, dtype, tuple(dims[value.name])))
-        small = dtype in SMALL_TYPES
-        converter.define(value.name, Carried(params[-1], dtype) if small else params[-1])
+        is_carried = dtype in CARRIED_TYPES
+        converter.define(value.name, Carried(params[-1], dtype) if is_carried else params[-1])
     for name, tensor in source.weights.items():
         converter.define_weight(name, tensor)
 

@@ -14,7 +14,7 @@ from tvm import relax, tirx
 from athanor.errors import CompileError
 from athanor.frontends.onnx.known import count_symbol, is_symbolic, text_of
 from athanor.frontends.onnx.sequence_value import PART_NAMES, PARTS, TENSOR
-from athanor.frontends.onnx.small_types import carrier_of
+from athanor.frontends.onnx.small_types import STRING, carrier_of
 from athanor.frontends.onnx.tensor_data import np_dtype_of
 
 _MAX_DIM = (1 << 63) - 1
@@ -148,10 +148,12 @@ def _check_dim(name: str, have: int | str, wanted: int | str) -> None:
 
 
 def input_dtype(value: onnx.ValueInfoProto) -> str:
-    """The element type of a tensor; CompileError for strings and complex numbers."""
+    """The element type of a tensor; CompileError for complex numbers."""
     elem_type = value.type.tensor_type.elem_type
     dtype = np_dtype_of(elem_type, f"input {value.name!r}")
-    if dtype.kind in "OcSU":
+    if elem_type == onnx.TensorProto.STRING:
+        return STRING
+    if dtype.kind == "c":
         name = onnx.TensorProto.DataType.Name(elem_type).lower()
         raise CompileError(f"input {value.name!r} has element type {name}; it is not supported")
     return dtype.name

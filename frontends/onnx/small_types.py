@@ -1,9 +1,11 @@
-"""Element types that no kernel computes with: float8, float6, float4, and integers below a byte.
+"""Element types that no kernel computes with: float8, float6, float4, integers below a byte, text.
 
-Such a tensor is carried as uint8, the byte of each element as ml_dtypes stores it, so that data
-movement needs no kernels of its own; TVM 0.27 would pack int4 two to a byte, and converts float8
-without its subnormal numbers (0.0 becomes 0.0078). Only Cast and the quantization operators look
-into the bytes. The upper bits of an integer below a byte are undefined.
+A tensor of a small type is carried as uint8, the byte of each element as ml_dtypes stores it, so
+that data movement needs no kernels of its own; TVM 0.27 would pack int4 two to a byte, and converts
+float8 without its subnormal numbers (0.0 becomes 0.0078). Only Cast and the quantization operators
+look into the bytes. The upper bits of an integer below a byte are undefined.
+
+A tensor of strings is carried as int64, the address of each element (see ops/strings.py).
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ EXPONENT = "float8_e8m0fnu"
 """A power of two: only an exponent, no sign."""
 SMALL_INTEGERS = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 SMALL_TYPES = (*SMALL_FLOATS, EXPONENT, *SMALL_INTEGERS)
+STRING = "string"
+CARRIED_TYPES = (*SMALL_TYPES, STRING)
+"""All types that are another one in Relax."""
 
 MOVES_BYTES = frozenset(
     "Concat Expand Flatten Gather GatherElements GatherND Identity Reshape Slice Split Squeeze "
@@ -54,13 +59,34 @@ MOVES_BYTES = frozenset(
 )
 """Operators that move elements, whatever they are: results have the small type of input 0."""
 
+MOVES_STRINGS = {
+    **{op: (0,) for op in (*MOVES_BYTES, "Compress", "ReverseSequence")},
+    **{op: (0, 2) for op in ("Scatter", "ScatterElements", "ScatterND")},
+    "Where": (1, 2),
+}
+"""Operators that move strings, and the inputs that have to be strings; of Concat all. An operator
+that would make up elements (Pad, ConstantOfShape) is not among them: 0 is no address."""
+
+READS_STRINGS = {
+    "Equal": (0, 1),
+    "LabelEncoder": (0,),
+    "RegexFullMatch": (0,),
+    "Shape": (0,),
+    "Size": (0,),
+    "StringConcat": (0, 1),
+    "StringNormalizer": (0,),
+    "StringSplit": (0,),
+    "Unique": (0,),
+}
+"""Operators whose converters know strings, and the inputs that have to be strings."""
+
 READS_BYTES = frozenset("Cast CastLike DequantizeLinear QuantizeLinear Shape Size".split())
 """Operators whose converters know small types."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A converter's result: bytes that stand for elements of a small type."""
+    """A converter's result: what stands for elements of a carried type."""
 
     expr: relax.Expr
     dtype: str
@@ -68,6 +94,8 @@ class Carried:
 
 def carrier_of(dtype: str) -> str:
     """The type that a tensor of that element type has in Relax."""
+    if dtype == STRING:
+        return "int64"
     return "uint8" if dtype in SMALL_TYPES else dtype
 
 

@@ -46,7 +46,14 @@ extern "C" {
  * that uses dlpack.h itself includes it before this header. */
 #ifndef DLPACK_DLPACK_H_
 typedef enum { kDLCPU = 1 } DLDeviceType;
-typedef enum { kDLInt = 0, kDLUInt = 1, kDLFloat = 2, kDLBfloat = 4, kDLBool = 6 } DLDataTypeCode;
+typedef enum {
+  kDLInt = 0,
+  kDLUInt = 1,
+  kDLFloat = 2,
+  kDLOpaqueHandle = 3, /* with 64 bits: a string, see below */
+  kDLBfloat = 4,
+  kDLBool = 6
+} DLDataTypeCode;
 typedef struct {
   DLDeviceType device_type;
   int32_t device_id;
@@ -120,7 +127,12 @@ ATHANOR_API void athanor_close(AthanorModel *model);
 /* What the artifact says of itself: UTF-8 JSON, zero-terminated; NULL on an error. */
 ATHANOR_API const char *athanor_metadata_json(AthanorModel *model);
 
-/* What a value of the model's graph is. A tensor is one input or output; a value of another kind is
+/* An element of a string tensor is a `const char *` to zero-terminated UTF-8; its type is
+ * {kDLOpaqueHandle, 64, 1}. Strings of inputs are read in place and never kept. Those of outputs
+ * belong to the session and are valid until its next call, in a buffer of the caller's too; but
+ * where a model hands on strings of an input, they are the input's own.
+ *
+ * What a value of the model's graph is. A tensor is one input or output; a value of another kind is
  * several, one after another, each with this kind and its number as `part`:
  *
  *   0 "NAME.elements"  all elements of all tensors of a sequence, one tensor after another, each

@@ -43,8 +43,11 @@ inline void check(AthanorStatus status) {
 // DLDataType.
 template <typename T>
 constexpr DLDataType data_type() {
-  static_assert(std::is_arithmetic_v<T>, "give Tensor a DLDataType for this element type");
+  constexpr bool is_string = std::is_same_v<T, const char *>;
+  static_assert(std::is_arithmetic_v<T> || is_string,
+                "give Tensor a DLDataType for this element type");
   const auto code = std::is_same_v<T, bool>       ? kDLBool
+                    : is_string                   ? kDLOpaqueHandle
                     : std::is_floating_point_v<T> ? kDLFloat
                     : std::is_signed_v<T>         ? kDLInt
                                                   : kDLUInt;

@@ -141,6 +141,10 @@ AthanorStatus ath_check_tensor(const char *kind, const AthanorTensorSpec *spec,
 /* The first element's address, of a tensor that ath_check_tensor has passed. */
 AthanorStatus ath_check_data(const char *kind, const AthanorTensorSpec *spec,
                              const DLTensor *tensor, void **data);
+bool ath_is_string(DLDataType dtype);
+/* That no element of a string tensor is NULL. */
+AthanorStatus ath_check_strings(const AthanorTensorSpec *spec, const DLTensor *tensor,
+                                const void *data);
 /* Symbol values from the shapes of checked inputs. */
 AthanorStatus ath_bind_symbols(const AthanorModel *model, const DLTensor *inputs, int64_t *symbols);
 

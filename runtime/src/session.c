@@ -15,7 +15,8 @@ struct AthanorSession {
   atomic_flag busy;
   bool uses_pool;
   AthBuffer arena;
-  AthBlock *blocks; /* of values whose size the run tells; empty between runs */
+  AthBlock *blocks; /* of values whose size the run tells; between runs, of outputs' strings */
+  bool makes_strings;
   AthBuffer *outputs; /* memory of those outputs that the session owns */
   void **input_data, **output_data;
   int64_t *symbols;
@@ -56,6 +57,8 @@ AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOp
   session->planned_shapes = session->planned_symbols + symbols;
   session->shapes = session->planned_shapes + dims;
   session->model = model;
+  for (int32_t i = 0; i < d->num_outputs; i++)
+    session->makes_strings |= ath_is_string(athanor_output(model, i)->dtype);
   atomic_flag_clear(&session->busy);
   session->parallel = (AthParallel){
       .threads = options->threads ? options->threads : athanor_usable_cores(),
@@ -73,6 +76,7 @@ AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOp
 void athanor_session_close(AthanorSession *session) {
   if (!session) return;
   if (session->uses_pool) ath_pool_release();
+  ath_block_free_all(&session->blocks);
   for (int32_t i = 0; i < session->model->descriptor->num_outputs; i++)
     ath_buffer_free(&session->outputs[i]);
   ath_buffer_free(&session->arena);
@@ -238,6 +242,7 @@ static AthanorStatus execute(AthanorSession *session, AthanorEvents *events) {
   if (!ath_buffer_reserve(&session->arena, session->arena_bytes))
     return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of intermediate results",
                     (unsigned long long)session->arena_bytes);
+  ath_block_free_all(&session->blocks);
   AthanorRun run = {
       .services = ath_services(),
       .inputs = session->input_data,
@@ -254,7 +259,7 @@ static AthanorStatus execute(AthanorSession *session, AthanorEvents *events) {
   const int result = call(session->model, &run, events);
   ath_parallel = outer;
   ath_workspace_reset(depth);
-  ath_block_free_all(&session->blocks);
+  if (result || !session->makes_strings) ath_block_free_all(&session->blocks);
   if (!result) return ATHANOR_OK;
   char reason[ATH_ERROR_BYTES - 128];
   snprintf(reason, sizeof reason, "%s", athanor_last_error());
@@ -266,9 +271,11 @@ static AthanorStatus run(AthanorSession *session, const DLTensor *inputs, DLTens
                          AthanorEvents *events) {
   const AthanorDescriptor *d = session->model->descriptor;
   AthanorStatus status = bind(session, inputs);
-  for (int32_t i = 0; !status && i < d->num_inputs; i++)
-    status = ath_check_data("input", athanor_input(session->model, i), &inputs[i],
-                            &session->input_data[i]);
+  for (int32_t i = 0; !status && i < d->num_inputs; i++) {
+    const AthanorTensorSpec *spec = athanor_input(session->model, i);
+    status = ath_check_data("input", spec, &inputs[i], &session->input_data[i]);
+    if (!status) status = ath_check_strings(spec, &inputs[i], session->input_data[i]);
+  }
   for (int32_t i = 0; !status && i < d->num_outputs; i++)
     status = place_output(session, i, &outputs[i]);
   if (!status) status = execute(session, events);

@@ -25,6 +25,8 @@ void ath_print_shape(char *text, size_t size, const int64_t *shape, int32_t ndim
   append(text, size, at, ")");
 }
 
+bool ath_is_string(DLDataType dtype) { return dtype.code == 3 && dtype.bits == 64; }
+
 static void print_dtype(char text[32], DLDataType dtype) {
   static const char *const names[] = {"int",    "uint",    "float", "handle",
                                       "bfloat", "complex", "bool"};
@@ -36,6 +38,8 @@ static void print_dtype(char text[32], DLDataType dtype) {
   if (dtype.lanes != 1) snprintf(lanes, sizeof lanes, "x%u", dtype.lanes);
   if (dtype.code == 6 && dtype.bits == 8)
     snprintf(text, 32, "bool%s", lanes);
+  else if (ath_is_string(dtype))
+    snprintf(text, 32, "string");
   else if (dtype.code < 7)
     snprintf(text, 32, "%s%u%s", names[dtype.code], dtype.bits, lanes);
   else if (dtype.code < 18)
@@ -130,6 +134,18 @@ AthanorStatus ath_check_data(const char *kind, const AthanorTensorSpec *spec,
   if ((uintptr_t)*data % alignment)
     return ath_fail(ATHANOR_ERROR_INPUT, "%s '%s' is not aligned to its element of %zu bytes", kind,
                     spec->name, itemsize);
+  return ATHANOR_OK;
+}
+
+AthanorStatus ath_check_strings(const AthanorTensorSpec *spec, const DLTensor *tensor,
+                                const void *data) {
+  int64_t count = 1;
+  if (!ath_is_string(spec->dtype)) return ATHANOR_OK;
+  for (int32_t axis = 0; axis < tensor->ndim; axis++) count *= tensor->shape[axis];
+  for (int64_t i = 0; i < count; i++)
+    if (!((const char *const *)data)[i])
+      return ath_fail(ATHANOR_ERROR_INPUT, "input '%s' has no string (NULL) as its element %lld",
+                      spec->name, (long long)i);
   return ATHANOR_OK;
 }
 

@@ -99,12 +99,40 @@ def test_wrong_values(model, name, wrong, sentence):
         model.run({"s": [], "o": None, "p": None, name: wrong})
 
 
-def test_from_c(path, tmp_path):
+@pytest.fixture(scope="module")
+def text_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    elf = artifacts.compile_elf(folder, source=artifacts.HERE / "text.c")
+    return artifacts.write(elf, folder / "m.so", weights=())
+
+
+def test_strings(text_path):
+    with athanor.load(text_path, threads=1) as model:
+        assert model.outputs[1] == TensorSpec("twice", np.dtype(object), ("n",))
+        for x in (["a"], ["b", "日本", "c" * 1000], np.array(["U", "V"])):
+            x = np.array(x, object)
+            results = model.run({"x": x})
+            np.testing.assert_array_equal(results["same"], x)
+            np.testing.assert_array_equal(results["twice"], x + x)
+        with pytest.raises(RunError, match="an empty string"):
+            model.run({"x": np.array(["a", ""], object)})
+
+
+def test_bytes_that_are_no_utf8_come_back(text_path):
+    with athanor.load(text_path, threads=1) as model:
+        (text,) = model.run({"x": np.array([b"\xff\x80"], object)})["same"]
+        assert text.encode("utf-8", "surrogateescape") == b"\xff\x80"
+        assert model.run({"x": np.array([text], object)})["same"][0] == text
+
+
+@pytest.mark.parametrize("flags", [(), ("-fsanitize=address,undefined", "-fno-sanitize-recover")])
+@pytest.mark.parametrize("name", ["sequence", "text"])
+def test_from_c(name, flags, path, text_path, tmp_path):
     driver = tmp_path / "driver"
-    library = artifacts.RUNTIME / "lib" / "libathanor.a"
-    source = artifacts.HERE / "sequence_driver.c"
+    sources = sorted((artifacts.RUNTIME / "src").glob("*.c"))
     artifacts.compile_c(
-        "-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{artifacts.RUNTIME / 'include'}", source,
-        library, "-o", driver, "-lpthread", "-ldl", "-lm",
+        "-std=c11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{artifacts.RUNTIME / 'include'}",
+        *flags, artifacts.HERE / f"{name}_driver.c", *sources, "-o", driver, "-lpthread", "-ldl",
+        "-lm",
     )  # fmt: skip
-    subprocess.run([driver, path], check=True)
+    subprocess.run([driver, text_path if name == "text" else path], check=True)

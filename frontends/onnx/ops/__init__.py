@@ -49,6 +49,7 @@ from athanor.frontends.onnx.ops import (
     signal,
     slicing,
     sorting,
+    strings,
     svm_ml,
     training,
     tree_ensemble,
@@ -57,6 +58,7 @@ from athanor.frontends.onnx.ops.activation import formula
 from athanor.frontends.onnx.ops.elementwise import binary, unary, variadic
 from athanor.frontends.onnx.ops.reduction import reduce_kind
 from athanor.frontends.onnx.ops.run_time import either, late
+from athanor.frontends.onnx.ops.strings import of_strings
 
 CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "Abs", 6): unary(R.abs),
@@ -111,7 +113,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "DynamicQuantizeLinear", 11): quantization.dynamic_quantize_linear,
     ("", "Einsum", 12): einsum.einsum,
     ("", "Elu", 6): formula(activation.elu, alpha=1.0),
-    ("", "Equal", 1): binary(R.equal),
+    ("", "Equal", 1): of_strings(strings.equal, binary(R.equal)),
     ("", "Erf", 9): unary(R.erf),
     ("", "Exp", 6): unary(R.exp),
     ("", "Expand", 8): either(slicing.expand, run_time.expand, 1),
@@ -242,6 +244,8 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "SplitToSequence", 11): sequences.split_to_sequence,
     ("", "Sqrt", 6): unary(R.sqrt),
     ("", "Squeeze", 1): shape.squeeze,
+    ("", "StringConcat", 20): strings.concat,
+    ("", "StringSplit", 20): strings.split,
     ("", "Sub", 6): binary(R.subtract),
     ("", "Sum", 6): variadic(R.add),
     ("", "Swish", 24): formula(activation.swish, alpha=1.0),
@@ -253,7 +257,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "TopK", 1): late(sorting.top_k, 1),
     ("", "Transpose", 1): shape.transpose,
     ("", "Trilu", 14): late(indexing.trilu, 1, sizes=False),
-    ("", "Unique", 11): data_dependent.unique,
+    ("", "Unique", 11): of_strings(strings.unique_strings, data_dependent.unique),
     ("", "Unsqueeze", 1): shape.unsqueeze,
     ("", "Upsample", 7): resize.upsample,
     ("", "Where", 9): elementwise.where,

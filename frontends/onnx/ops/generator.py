@@ -30,7 +30,7 @@ _MAX_FILL_BYTES = 1 << 30
 
 
 def constant_value(node: Node, inputs: Inputs, builder: Builder) -> np.ndarray:
-    """The tensor or number in the node's one attribute.
+    """The tensor, or the number or string or list of them, in the node's one attribute.
 
     Source: https://onnx.ai/onnx/operators/onnx__Constant.html
     """
@@ -41,6 +41,10 @@ def constant_value(node: Node, inputs: Inputs, builder: Builder) -> np.ndarray:
     for name, dtype in kinds.items():
         if node.has(name):
             return np.array(node.attributes[name], dtype=dtype)
+    if node.has("value_string"):
+        return np.array(node.attributes["value_string"], object)
+    if node.has("value_strings"):
+        return np.array(node.attributes["value_strings"], object)
     raise node.error(f"the attribute {', '.join(node.attributes) or 'value'} is not supported")
 
 
