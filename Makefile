@@ -1,6 +1,8 @@
 # make demo   two real models compiled, run and compared, in a virtual environment of its own
 # make test   lint, types and tests
 # make conformance   all of ONNX's backend suite
+# make bench  every speed figure measured again beside ONNX Runtime and OpenVINO, on a quiet
+#             machine; MODELS="a.onnx b.onnx" adds models
 # make docs   generated text in docs/ written again
 # make clean  everything that was made
 
@@ -8,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test conformance docs clean
+.PHONY: demo test conformance bench docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/demo.py
@@ -21,6 +23,9 @@ test: $(VENV)/test.installed
 
 conformance: $(VENV)/test.installed
 	$(BIN)/python tests/conformance/update.py --check
+
+bench: $(VENV)/bench.installed
+	$(BIN)/python bench/run.py $(MODELS)
 
 docs: $(VENV)/test.installed
 	$(BIN)/python docs/make_how_it_works.py
@@ -40,6 +45,11 @@ $(BIN)/python:
 $(VENV)/demo.installed: $(BIN)/python $(SOURCES)
 	rm -rf build
 	$(BIN)/python -m pip install --quiet '.[examples,onnxruntime]'
+	touch $@
+
+$(VENV)/bench.installed: $(BIN)/python $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet '.[onnxruntime,openvino]'
 	touch $@
 
 $(VENV)/test.installed: $(BIN)/python $(SOURCES)

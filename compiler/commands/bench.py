@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -18,11 +19,27 @@ import onnx
 from athanor.compiler.commands.compare import compare
 from athanor.compiler.commands.compile import compile_with_progress
 from athanor.compiler.commands.feeds import index_limits, make_feeds
-from athanor.compiler.commands.peers import PEERS, usable_cores
+from athanor.compiler.commands.peers import PEERS, Runner, usable_cores
 from athanor.errors import RunError
+from athanor.runtime.model import Model
 
 SECONDS_PER_TURN = 0.25
 OURS = "athanor"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model on several runtimes."""
+
+    times: Mapping[str, Sequence[float]]
+    """Milliseconds of a call by runtime, a mean for each round; OURS is the first."""
+    differences: Mapping[str, float]
+    """Of our outputs from each other runtime's, relative to its largest magnitude."""
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """Milliseconds by runtime."""
+        return {name: statistics.median(values) for name, values in self.times.items()}
 
 
 def bench_model(
@@ -41,41 +58,57 @@ def bench_model(
 
     Raises CompileError or RunError; an unknown or missing peer is refused before compiling.
     """
-    for name in against:
-        if name not in PEERS:
-            raise RunError(f"--against {name}: unknown; known are {', '.join(PEERS)}")
     threads = threads or usable_cores()
-    peers = {name: PEERS[name](model, threads) for name in against}
+    peers = load_peers(model, against, threads)
     artifact = compile_with_progress(model, target=target, shapes=shapes, database=database)
     ours = artifact.load(threads=threads)
+    found = compare_runtimes(model, ours, peers, rounds=rounds, dims=dims, seed=seed)
+    words = "thread" if threads == 1 else "threads"
+    click.echo(f"{model.name}: {threads} {words}, {rounds} rounds, median of the rounds' means")
+    medians = found.medians
+    for name, median in medians.items():
+        line = f"{name:12} {median:9.3f} ms  (best {min(found.times[name]):.3f})"
+        if name != OURS:
+            ratio, difference = medians[OURS] / median, found.differences[name]
+            line += f"  athanor takes {ratio:.2f}x its time  largest difference {difference:.1e}"
+        click.echo(line)
+    return medians
+
+
+def load_peers(model: Path, names: Sequence[str], threads: int) -> dict[str, Runner]:
+    """Other runtimes with the model loaded. Raises RunError for one that is unknown or missing."""
+    for name in names:
+        if name not in PEERS:
+            raise RunError(f"--against {name}: unknown; known are {', '.join(PEERS)}")
+    return {name: PEERS[name](model, threads) for name in names}
+
+
+def compare_runtimes(
+    model: Path,
+    ours: Model,
+    peers: Mapping[str, Runner],
+    *,
+    rounds: int,
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Time `ours`, compiled from `model`, and peers on the same seeded inputs. Raises RunError."""
     limits = index_limits(onnx.load(model, load_external_data=False))
     feeds = make_feeds(ours.inputs, dims=dims, seed=seed, limits=limits)
-
     runners: dict[str, Callable[[], Sequence[np.ndarray]]] = {
         OURS: lambda: list(ours.run(feeds).values())
     }
     for name, runner in peers.items():
         runners[name] = lambda runner=runner: runner(feeds)
     results = {name: list(run()) for name, run in runners.items()}
-    times = interleave(runners, rounds)
-
-    words = "thread" if threads == 1 else "threads"
-    click.echo(f"{model.name}: {threads} {words}, {rounds} rounds, median of the rounds' means")
-    for name, values in times.items():
-        median = statistics.median(values)
-        line = f"{name:12} {median:9.3f} ms  (best {min(values):.3f})"
-        if name != OURS:
-            difference = max(
-                (
-                    compare("", a, b).relative
-                    for a, b in zip(results[OURS], results[name], strict=True)
-                ),
-                default=0.0,
-            )
-            ratio = statistics.median(times[OURS]) / median
-            line += f"  athanor takes {ratio:.2f}x its time  largest difference {difference:.1e}"
-        click.echo(line)
-    return {name: statistics.median(values) for name, values in times.items()}
+    differences = {
+        name: max(
+            (compare("", a, b).relative for a, b in zip(results[OURS], results[name], strict=True)),
+            default=0.0,
+        )
+        for name in peers
+    }
+    return Comparison(interleave(runners, rounds), differences)
 
 
 def interleave(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
