@@ -42,7 +42,9 @@ def describe(
             "cpu_features": list(target.cpu_features),
         },
         "inputs": [_value(value) for value in imported.inputs],
-        "outputs": [_value(value) for value in imported.outputs],
+        "outputs": [
+            _value(value, imported.columns.get(value.name, ())) for value in imported.outputs
+        ],
         "symbols": list(imported.symbols),
         "arena_bytes": plan.static_bytes,
         "arena_is_symbolic": bool(plan.slots),
@@ -67,7 +69,8 @@ def _step(step: KernelCall | Copy) -> dict[str, Any]:
     return {"kernel": kernel, "value": value, "nodes": step.nodes}
 
 
-def _value(value: TensorSpec) -> dict[str, Any]:
+def _value(value: TensorSpec, columns: tuple[int | str, ...] = ()) -> dict[str, Any]:
     shape = None if value.shape is None else list(value.shape)
     kind = {} if value.kind == TENSOR else {"kind": value.kind}
-    return {"name": value.name, **kind, "dtype": value.dtype, "shape": shape}
+    named = {"columns": list(columns)} if columns else {}
+    return {"name": value.name, **kind, "dtype": value.dtype, "shape": shape, **named}

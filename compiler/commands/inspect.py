@@ -56,6 +56,8 @@ def _page(metadata: dict[str, Any]) -> Iterator[str]:
             shape = ", ".join("?" if dim is None else str(dim) for dim in dims)
             kind = f"{tensor['kind']} of " if "kind" in tensor else ""
             yield f"  {tensor['name']}  {kind}{tensor['dtype']}[{shape}]"
+            if "columns" in tensor:
+                yield f"    columns: {', '.join(str(name) for name in tensor['columns'])}"
     target = metadata["target"]
     features = " ".join(target["cpu_features"])
     yield f"target:   {target['name']} ({target['triple']}, {target['mcpu']}; needs {features})"

@@ -101,6 +101,8 @@ class ImportBuilder(relax.BlockBuilder):
         """The GraphConverter of this graph, for operators with graphs inside."""
         self.origins: dict[str, list[str]] = {}
         """The node of each binding, by the binding's name."""
+        self.columns: dict[str, tuple[int | str, ...]] = {}
+        """What the columns of a value stand for, by the value's ONNX name."""
         self._place = ""
         self._hint = ""
         self._label = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -43,6 +43,7 @@ class ImportedModel:
     `symbols` names the symbolic dimensions; the same name is the same variable in every shape.
     They are at least 1: a run with an empty symbolic dimension has to be refused, and so has one
     that breaks a requirement.
+    `columns` names the columns of an output by class labels, where the model has them.
     `source_sha256` is the hash of the model file (of the serialized proto, for a ModelProto).
     """
 
@@ -54,6 +55,7 @@ class ImportedModel:
     source_sha256: str
     opsets: dict[str, int]
     subgraphs: tuple[Subgraph, ...] = ()
+    columns: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
 
 
 def import_model(
@@ -131,4 +133,5 @@ def import_model(
         source.sha256,
         opsets,
         tuple(builder.shared.subgraphs),
+        {spec.name: builder.columns[spec.name] for spec in outputs if spec.name in builder.columns},
     )

@@ -164,6 +164,18 @@ def test_inspect(athanor_command, digits_artifact):
         assert kernel["name"] in out
 
 
+def test_inspect_names_the_columns_of_scores(athanor_command, tmp_path):
+    graph = "agraph (float[N, 2] x) => (seq(map(string, float)) y)"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]> {graph} '
+        '{ y = ai.onnx.ml.ZipMap <classlabels_strings = ["cat", "dog"]> (x) }'
+    )
+    path = tmp_path / "pets.so"
+    athanor.compile(model).save(path)
+    assert athanor.load(path).metadata["outputs"][0]["columns"] == ["cat", "dog"]
+    assert "  y  float32[N, 2]\n    columns: cat, dog\n" in athanor_command("inspect", path)[1]
+
+
 def test_inspect_json(athanor_command, digits_artifact, digits_model):
     printed = json.loads(athanor_command("inspect", digits_artifact, "--json")[1])
     data = digits_artifact.read_bytes()

@@ -6,6 +6,7 @@ import pytest
 
 import athanor
 from athanor.errors import RunError
+from athanor.frontends.onnx.importer import import_model
 
 from .execute import run
 
@@ -128,7 +129,9 @@ def test_pipeline_with_zipmap():
         preprocessing.Binarizer(threshold=0.02),
         linear_model.LogisticRegression(),
     ).fit(x, y)
-    compare(convert(model, x, zipmap=True), x[:ROWS])
+    proto = convert(model, x, zipmap=True)
+    compare(proto, x[:ROWS])
+    assert import_model(proto).columns == {"output_probability": (0, 1, 2)}
 
 
 def test_encoded_categories():

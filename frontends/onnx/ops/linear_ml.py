@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
+from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import constant
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.ml_scores import (
     argmax_labels,
     as_matrix,
     class_labels,
+    name_columns,
     post_transform_name,
     post_transformed,
     two_columns,
@@ -53,7 +55,7 @@ def linear_regressor(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr
 
 
 def linear_classifier(
-    node: Node, inputs: Inputs, builder: Builder
+    node: Node, inputs: Inputs, builder: ImportBuilder
 ) -> tuple[relax.Expr, relax.Expr]:
     """Labels (rows,) and scores (rows, classes).
 
@@ -63,6 +65,7 @@ def linear_classifier(
     """
     x, columns = as_matrix(node, inputs[0], builder)
     labels = class_labels(node, "classlabels_ints")
+    name_columns(node, 1, labels.tolist(), builder)
     transform = post_transform_name(node)
     outputs = len(node.floats("coefficients")) // columns
     if len(labels) < 2 or outputs not in (len(labels), 1) or (outputs == 1 and len(labels) != 2):

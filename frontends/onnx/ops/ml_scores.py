@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
 
+from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import constant
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.tensors import cast, compute, dtype_of, rank_of, scalar, shape_of
+from athanor.frontends.onnx.tensors import (
+    cast,
+    compute,
+    dtype_of,
+    rank_of,
+    reshape,
+    scalar,
+    shape_of,
+)
 
 R = relax.op
+Inputs = list[relax.Expr]
 Builder = relax.BlockBuilder
 
 POST_TRANSFORMS = ("NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO", "PROBIT")
@@ -85,6 +96,12 @@ def class_labels(node: Node, *names: str) -> np.ndarray:
     raise node.error("no class labels")
 
 
+def name_columns(node: Node, output: int, labels: Sequence[Any], builder: ImportBuilder) -> None:
+    """Keep what the columns of an output stand for, for the artifact's metadata."""
+    if output < len(node.outputs):
+        builder.columns[node.outputs[output]] = tuple(labels)
+
+
 def argmax_labels(scores: relax.Expr, labels: np.ndarray, builder: Builder) -> relax.Expr:
     """The label of the largest score in each row; of the first one, of equals."""
     best = builder.emit(R.argmax(scores, axis=-1))
@@ -107,3 +124,25 @@ def as_matrix(node: Node, x: relax.Expr, builder: Builder) -> tuple[relax.Expr, 
     if len(dims) != 2 or not isinstance(dims[1], int) or dims[1] < 1:
         raise node.error(f"input {dims} has to be (rows, fixed number of features)")
     return cast(x, "float64" if dtype_of(x) == "float64" else "float32", builder), dims[1]
+
+
+def zip_map(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:
+    """The scores as they are: (rows, classes), in the order of the class labels.
+
+    ONNX makes a map from labels to scores of each row. An artifact has the array, and the labels of
+    its columns in the metadata.
+    Source: https://onnx.ai/onnx/operators/onnx_aionnxml_ZipMap.html
+    """
+    (scores,) = inputs
+    kind = next((k for k in ("strings", "int64s") if node.attributes.get(f"classlabels_{k}")), "")
+    if not kind:
+        raise node.error("no class labels")
+    read = node.strings if kind == "strings" else node.ints
+    labels = read(f"classlabels_{kind}")
+    dims = shape_of(scores)
+    if not dims or dims[-1] != len(labels):
+        raise node.error(f"{len(labels)} class labels for scores {dims}")
+    if len(dims) == 1:
+        scores = reshape(scores, [1, *dims], builder)
+    name_columns(node, 0, labels, builder)
+    return scores

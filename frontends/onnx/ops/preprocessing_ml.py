@@ -278,12 +278,3 @@ def array_feature_extractor(node: Node, inputs: Inputs, builder: Builder) -> rel
         return te.compute((*data.shape[:-1], index.shape[0]), element, name="features")
 
     return compute(builder, "features", kernel, x, flat)
-
-
-def zip_map(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-    """The scores as they are: (rows, classes), in the order of the class labels.
-
-    ONNX makes a map from labels to scores of each row; an artifact has tensors.
-    Source: https://onnx.ai/onnx/operators/onnx_aionnxml_ZipMap.html
-    """
-    return inputs[0]

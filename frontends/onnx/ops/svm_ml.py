@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
+from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import constant, is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.ml_scores import (
     argmax_labels,
     as_matrix,
     class_labels,
+    name_columns,
     post_transform_name,
     two_columns,
 )
@@ -47,7 +49,9 @@ def svm_regressor(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     return R.where(positive, scalar(1, "float32"), scalar(-1, "float32"))
 
 
-def svm_classifier(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, relax.Expr]:
+def svm_classifier(
+    node: Node, inputs: Inputs, builder: ImportBuilder
+) -> tuple[relax.Expr, relax.Expr]:
     """Labels (rows,) by votes of the pairs of classes, and scores.
 
     With prob_a and prob_b the scores are probabilities (rows, classes); else those of the pairs,
@@ -89,6 +93,8 @@ def svm_classifier(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.
     votes = builder.emit(R.matmul(won, constant(first - second)))
     votes = builder.emit(R.add(votes, constant(second.sum(axis=0))))
     chosen = argmax_labels(votes, labels, builder)
+    if count == 2 or "prob_a" in node.attributes:
+        name_columns(node, 1, labels.tolist(), builder)
     if node.has("prob_a") and node.floats("prob_a"):
         scores = _probabilities(node, scores, pairs, count, builder)
     elif count == 2:

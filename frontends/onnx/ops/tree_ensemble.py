@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax, tirx
 
+from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import constant, is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.forest import Forest
@@ -13,6 +14,7 @@ from athanor.frontends.onnx.ops.ml_scores import (
     argmax_labels,
     as_matrix,
     class_labels,
+    name_columns,
     post_transform_name,
     post_transformed,
     two_columns,
@@ -71,7 +73,7 @@ def tree_ensemble_regressor(node: Node, inputs: Inputs, builder: Builder) -> rel
 
 
 def tree_ensemble_classifier(
-    node: Node, inputs: Inputs, builder: Builder
+    node: Node, inputs: Inputs, builder: ImportBuilder
 ) -> tuple[relax.Expr, relax.Expr]:
     """Labels (rows,) and scores (rows, classes) of an ensemble that votes.
 
@@ -85,6 +87,7 @@ def tree_ensemble_classifier(
     count = len(labels)
     if count < 2:
         raise node.error("a classifier needs two class labels or more")
+    name_columns(node, 1, labels.tolist(), builder)
     forest = legacy_forest(node, np_dtype(dtype_of(x)), columns, "class")
     transform = post_transform_name(node)
     base = tensor_or_floats(node, "base_values", [])
