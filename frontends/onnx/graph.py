@@ -303,7 +303,7 @@ def _check_carried(node: Node) -> None:
     """Raise CompileError where an operator can't take elements that are carried as others."""
     strings = [index for index, kind in enumerate(node.small_types) if kind == STRING]
     if strings:
-        domain = "ai.onnx.ml" if node.op == "LabelEncoder" else ""
+        domain = "ai.onnx.ml" if node.op in ("ArrayFeatureExtractor", "LabelEncoder") else ""
         wanted = {**MOVES_STRINGS, **READS_STRINGS}.get(node.op)
         if node.domain != domain or wanted is None:
             raise node.error("strings are not supported by this operator")

@@ -60,7 +60,7 @@ MOVES_BYTES = frozenset(
 """Operators that move elements, whatever they are: results have the small type of input 0."""
 
 MOVES_STRINGS = {
-    **{op: (0,) for op in (*MOVES_BYTES, "Compress", "ReverseSequence")},
+    **{op: (0,) for op in (*MOVES_BYTES, "ArrayFeatureExtractor", "Compress", "ReverseSequence")},
     **{op: (0, 2) for op in ("Scatter", "ScatterElements", "ScatterND")},
     "Where": (1, 2),
 }

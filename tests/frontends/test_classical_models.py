@@ -134,6 +134,32 @@ def test_pipeline_with_zipmap():
     assert import_model(proto).columns == {"output_probability": (0, 1, 2)}
 
 
+NAMED = [
+    linear_model.LogisticRegression(max_iter=500),
+    linear_model.SGDClassifier(loss="log_loss", random_state=0),
+    ensemble.RandomForestClassifier(7, random_state=0),
+    ensemble.GradientBoostingClassifier(n_estimators=5, random_state=0),
+    svm.SVC(),
+    neural_network.MLPClassifier((5,), max_iter=30, random_state=0),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("model", NAMED, ids=lambda m: type(m).__name__)
+def test_labels_that_are_strings(model, count):
+    x, y = classes(count)
+    names = np.array(["cat", "dog", "Aal in Öl"])[:count]
+    model.fit(x[:500], names[y[:500]])
+    artifact = athanor.compile(convert(model, x, zipmap=True))
+    labels, scores = artifact.load(threads=1).run({"X": x[500:]}).values()
+    np.testing.assert_array_equal(labels, model.predict(x[500:]))
+    assert artifact.metadata["outputs"][0]["dtype"] == "string"
+    assert artifact.metadata["outputs"][1]["columns"] == model.classes_.tolist()
+    if hasattr(model, "predict_proba"):
+        np.testing.assert_allclose(scores, model.predict_proba(x[500:]), atol=1e-5)
+
+
 def test_encoded_categories():
     x = np.random.default_rng(0).integers(0, 5, (200, 3)).astype(np.int64)
     model = preprocessing.OneHotEncoder(sparse_output=False).fit(x)

@@ -12,12 +12,14 @@ from athanor.frontends.onnx.ops.ml_scores import (
     argmax_labels,
     as_matrix,
     class_labels,
+    labels_above,
     name_columns,
     post_transform_name,
     post_transformed,
     two_columns,
 )
-from athanor.frontends.onnx.tensors import cast, dtype_of, scalar, shape_of
+from athanor.frontends.onnx.small_types import Carried
+from athanor.frontends.onnx.tensors import cast, dtype_of, scalar
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -56,7 +58,7 @@ def linear_regressor(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr
 
 def linear_classifier(
     node: Node, inputs: Inputs, builder: ImportBuilder
-) -> tuple[relax.Expr, relax.Expr]:
+) -> tuple[relax.Expr | Carried, relax.Expr]:
     """Labels (rows,) and scores (rows, classes).
 
     Two classes with one row of coefficients: the score s is the second class's. The first class's
@@ -65,7 +67,7 @@ def linear_classifier(
     """
     x, columns = as_matrix(node, inputs[0], builder)
     labels = class_labels(node, "classlabels_ints")
-    name_columns(node, 1, labels.tolist(), builder)
+    name_columns(node, 1, labels, builder)
     transform = post_transform_name(node)
     outputs = len(node.floats("coefficients")) // columns
     if len(labels) < 2 or outputs not in (len(labels), 1) or (outputs == 1 and len(labels) != 2):
@@ -76,9 +78,7 @@ def linear_classifier(
         return chosen, post_transformed(scores, transform, builder)
     if transform not in ("NONE", "LOGISTIC"):
         raise node.error(f"post_transform={transform} of the score of one class out of two")
-    positive = builder.emit(R.greater(scores, scalar(0, "float32")))
-    positive = builder.emit(R.reshape(positive, relax.ShapeExpr([shape_of(x)[0]])))
-    chosen = builder.emit(R.where(positive, constant(labels[1]), constant(labels[0])))
+    chosen = labels_above(scores, 0, labels, builder)
     scores = post_transformed(scores, transform, builder)
     other = builder.emit(R.subtract(scalar(1, "float32"), scores))
     return chosen, two_columns(other, scores, builder)

@@ -12,6 +12,7 @@ from tvm import relax, te, tirx
 from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import constant
 from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.small_types import STRING, Carried
 from athanor.frontends.onnx.tensors import (
     cast,
     compute,
@@ -21,6 +22,7 @@ from athanor.frontends.onnx.tensors import (
     scalar,
     shape_of,
 )
+from athanor.frontends.onnx.text import string_constant
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -85,15 +87,24 @@ def _probit(scores: te.Tensor) -> te.Tensor:
     return te.compute(scores.shape, element, name="probit")
 
 
-def class_labels(node: Node, *names: str) -> np.ndarray:
-    """The integer class labels; CompileError for string labels, which no tensor of ours holds."""
-    strings = next((n for n in node.attributes if n == "classlabels_strings"), None)
-    if strings is not None and node.strings(strings):
-        raise node.error("string class labels are not supported; train with integer labels")
-    for name in names:
-        if node.has(name) and node.ints(name):
-            return np.array(node.ints(name), np.int64)
+def class_labels(node: Node, integers: str) -> list[Any]:
+    """The class labels, strings or integers; `integers` is the attribute that has the latter."""
+    for name, read in (("classlabels_strings", node.strings), (integers, node.ints)):
+        if node.has(name) and (labels := read(name)):
+            return list(labels)
     raise node.error("no class labels")
+
+
+def labels_at(
+    places: relax.Expr, labels: Sequence[Any], builder: ImportBuilder
+) -> relax.Expr | Carried:
+    """The labels at int64 places, which are inside."""
+    if isinstance(labels[0], str):
+        table = string_constant(np.array(labels, object), "a class label", builder)
+        return Carried(builder.emit(R.take(table, places, axis=0)), STRING)
+    if list(labels) == list(range(len(labels))):
+        return places
+    return builder.emit(R.take(constant(np.array(labels, np.int64)), places, axis=0))
 
 
 def name_columns(node: Node, output: int, labels: Sequence[Any], builder: ImportBuilder) -> None:
@@ -102,12 +113,21 @@ def name_columns(node: Node, output: int, labels: Sequence[Any], builder: Import
         builder.columns[node.outputs[output]] = tuple(labels)
 
 
-def argmax_labels(scores: relax.Expr, labels: np.ndarray, builder: Builder) -> relax.Expr:
+def argmax_labels(
+    scores: relax.Expr, labels: Sequence[Any], builder: ImportBuilder
+) -> relax.Expr | Carried:
     """The label of the largest score in each row; of the first one, of equals."""
     best = builder.emit(R.argmax(scores, axis=-1))
-    if np.array_equal(labels, np.arange(len(labels))):
-        return cast(best, "int64", builder)
-    return builder.emit(R.take(constant(labels), cast(best, "int64", builder), axis=0))
+    return labels_at(cast(best, "int64", builder), labels, builder)
+
+
+def labels_above(
+    scores: relax.Expr, limit: float, labels: Sequence[Any], builder: ImportBuilder
+) -> relax.Expr | Carried:
+    """Of two labels, the second one where the score (rows, 1) is above the limit."""
+    second = builder.emit(R.greater(scores, scalar(limit, dtype_of(scores))))
+    places = reshape(cast(second, "int64", builder), [shape_of(scores)[0]], builder)
+    return labels_at(places, labels, builder)
 
 
 def two_columns(first: relax.Expr, second: relax.Expr, builder: Builder) -> relax.Expr:
@@ -134,11 +154,7 @@ def zip_map(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:
     Source: https://onnx.ai/onnx/operators/onnx_aionnxml_ZipMap.html
     """
     (scores,) = inputs
-    kind = next((k for k in ("strings", "int64s") if node.attributes.get(f"classlabels_{k}")), "")
-    if not kind:
-        raise node.error("no class labels")
-    read = node.strings if kind == "strings" else node.ints
-    labels = read(f"classlabels_{kind}")
+    labels = class_labels(node, "classlabels_int64s")
     dims = shape_of(scores)
     if not dims or dims[-1] != len(labels):
         raise node.error(f"{len(labels)} class labels for scores {dims}")

@@ -259,8 +259,8 @@ def array_feature_extractor(node: Node, inputs: Inputs, builder: Builder) -> rel
     Source: https://onnx.ai/onnx/operators/onnx_aionnxml_ArrayFeatureExtractor.html
     """
     x, indices = inputs
-    if rank_of(x) == 0:
-        raise node.error("input is a scalar")
+    if rank_of(x) == 0 or shape_of(x)[-1] == 0:
+        raise node.error(f"input {shape_of(x)} has no features")
     last, picked = shape_of(x)[-1], node.known[1]
     if picked is not None and picked.is_constant and not is_symbolic(last):
         outside = [i for i in picked.elements.reshape(-1).tolist() if not 0 <= i < last]

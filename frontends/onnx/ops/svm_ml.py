@@ -19,6 +19,7 @@ from athanor.frontends.onnx.ops.ml_scores import (
     two_columns,
 )
 from athanor.frontends.onnx.ops.svm_kernel import coupling_kernel
+from athanor.frontends.onnx.small_types import Carried
 from athanor.frontends.onnx.tensors import cast, compute, dtype_of, scalar, shape_of
 
 R = relax.op
@@ -51,7 +52,7 @@ def svm_regressor(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
 def svm_classifier(
     node: Node, inputs: Inputs, builder: ImportBuilder
-) -> tuple[relax.Expr, relax.Expr]:
+) -> tuple[relax.Expr | Carried, relax.Expr]:
     """Labels (rows,) by votes of the pairs of classes, and scores.
 
     With prob_a and prob_b the scores are probabilities (rows, classes); else those of the pairs,
@@ -94,7 +95,7 @@ def svm_classifier(
     votes = builder.emit(R.add(votes, constant(second.sum(axis=0))))
     chosen = argmax_labels(votes, labels, builder)
     if count == 2 or "prob_a" in node.attributes:
-        name_columns(node, 1, labels.tolist(), builder)
+        name_columns(node, 1, labels, builder)
     if node.has("prob_a") and node.floats("prob_a"):
         scores = _probabilities(node, scores, pairs, count, builder)
     elif count == 2:

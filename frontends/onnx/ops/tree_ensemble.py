@@ -14,6 +14,7 @@ from athanor.frontends.onnx.ops.ml_scores import (
     argmax_labels,
     as_matrix,
     class_labels,
+    labels_above,
     name_columns,
     post_transform_name,
     post_transformed,
@@ -25,6 +26,7 @@ from athanor.frontends.onnx.ops.tree_nodes import (
     modern_forest,
     tensor_or_floats,
 )
+from athanor.frontends.onnx.small_types import Carried
 from athanor.frontends.onnx.tensors import cast, dtype_of, np_dtype, scalar, shape_of
 
 R = relax.op
@@ -74,7 +76,7 @@ def tree_ensemble_regressor(node: Node, inputs: Inputs, builder: Builder) -> rel
 
 def tree_ensemble_classifier(
     node: Node, inputs: Inputs, builder: ImportBuilder
-) -> tuple[relax.Expr, relax.Expr]:
+) -> tuple[relax.Expr | Carried, relax.Expr]:
     """Labels (rows,) and scores (rows, classes) of an ensemble that votes.
 
     Two classes of which the leaves score the first only: the score s is the second one's, and the
@@ -87,7 +89,7 @@ def tree_ensemble_classifier(
     count = len(labels)
     if count < 2:
         raise node.error("a classifier needs two class labels or more")
-    name_columns(node, 1, labels.tolist(), builder)
+    name_columns(node, 1, labels, builder)
     forest = legacy_forest(node, np_dtype(dtype_of(x)), columns, "class")
     transform = post_transform_name(node)
     base = tensor_or_floats(node, "base_values", [])
@@ -109,9 +111,7 @@ def tree_ensemble_classifier(
     if transform not in ("NONE", "LOGISTIC"):
         raise node.error(f"post_transform={transform} of the score of one class out of two")
     is_share = transform == "NONE" and bool((forest.leaf_weights >= 0).all())
-    limit = scalar(0.5 if is_share else 0.0, dtype)
-    second = builder.emit(R.reshape(R.greater(scores, limit), relax.ShapeExpr([shape_of(x)[0]])))
-    chosen = builder.emit(R.where(second, constant(labels[1]), constant(labels[0])))
+    chosen = labels_above(scores, 0.5 if is_share else 0.0, labels, builder)
     other = builder.emit(R.subtract(scalar(1 if is_share else 0, dtype), scores))
     result = post_transformed(two_columns(other, scores, builder), transform, builder)
     return chosen, cast(result, "float32", builder)
