@@ -41,7 +41,9 @@ def _parallelize(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
     kinds = blocks.iterator_kinds(sch, block)
     loops = sch.get_loops(block)
     spatial = loops[: len(kinds) - len(kinds.lstrip("S"))]
-    if sch.get(block).init is not None and len(spatial) < len(loops):
-        sch.decompose_reduction(block, loops[len(spatial)])
+    rest = loops[len(spatial) :]
+    # before the start value is cut off, or the scheduler takes what remains for no reduction
     if spatial and 0 not in [blocks.constant(sch.get(loop).extent) for loop in loops]:
         sch.parallel(sch.fuse(*spatial) if len(spatial) > 1 else spatial[0])
+    if sch.get(block).init is not None and rest:
+        sch.decompose_reduction(block, rest[0])
