@@ -14,6 +14,7 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.ir import Expr, GenericConst, IRModule, PrimType, TupleType
 
+from athanor.compiler.binding_order import in_order
 from athanor.compiler.passes.rewrite import constant_array
 from athanor.compiler.program import (
     Block,
@@ -150,10 +151,11 @@ class _Extractor:
         self.check()
         for param in self.main.params:
             self.read_dims(param)
-        for block in self.main.body.blocks:
-            for binding in block.bindings:
-                self.bind(binding)
-                self.read_dims(binding.var)
+        bindings = [binding for block in self.main.body.blocks for binding in block.bindings]
+        late = [(origin, symbols) for origin, _, symbols in self.late]
+        for binding in in_order(bindings, late, self.defined):
+            self.bind(binding)
+            self.read_dims(binding.var)
         assert not self.late, "late dimensions come from values that main binds"
         results: list[Tensor] = []
         for expr in self.result_exprs:
