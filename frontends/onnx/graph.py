@@ -119,11 +119,11 @@ class GraphConverter:
                     self._exprs[name] = to_constant(weight, self.folder)
             elif self.outer is not None:
                 elements = self.outer.known(name)
-                self._exprs[name] = (
-                    materialize(elements, self.builder)
-                    if elements is not None
-                    else self._capture(name, self.outer.value(name))
-                )
+                if elements is not None:
+                    self._known[name] = elements  # and so it stays when it has a tensor
+                    self._exprs[name] = materialize(elements, self.builder)
+                else:
+                    self._exprs[name] = self._capture(name, self.outer.value(name))
             else:
                 raise CompileError(f"value {name!r} is used before it is defined")
         return self._exprs[name]
@@ -277,22 +277,26 @@ class GraphConverter:
             if (moved := _moved_type(node)) and isinstance(value, relax.Expr):
                 value = Carried(value, moved)
             if isinstance(value, Carried):
-                self.define(name, Carried(self._named(value.expr, name), value.dtype))
+                self.define(name, Carried(self._named(node, value.expr, name), value.dtype))
             elif isinstance(value, (np.ndarray, Known)):
                 self.define(name, value)
             elif value is not None:
-                self.define(name, self._named(value, name))
+                self.define(name, self._named(node, value, name))
         missing = [name for name in node.outputs[len(results) :] if name]
         if missing:
             raise node.error(f"output {missing[0]!r} is not supported")
 
-    def _named(self, value: Any, name: str) -> Any:
+    def _named(self, node: Node, value: Any, name: str) -> Any:
         """Emit the converter's last expression under the ONNX value's name."""
         if isinstance(value, NO_TENSORS):
             return value
-        if isinstance(value, relax.Var) or not isinstance(value, relax.Call):
-            return self.builder.normalize(value)
-        return self.builder.emit(value, name_hint=identifier(name))
+        if isinstance(value, relax.Call):
+            value = self.builder.emit(value, name_hint=identifier(name))
+        else:
+            value = self.builder.normalize(value)
+        if isinstance(value.ty, relax.TensorType) and value.ty.shape is None:
+            raise node.error("the shape of the result does not follow from those of the inputs")
+        return value
 
 
 def _exprs(*values: Any) -> list[Any]:

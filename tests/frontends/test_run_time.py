@@ -191,3 +191,16 @@ def test_trilu():
     run = compiled("Trilu", x, np.int64(0))
     for k in (0, -2, 3, 9):
         same(run(x, np.int64(k)), np.triu(x, k))
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_equal_parts_of_a_named_size(opset):
+    options = {"num_outputs": 3} if opset >= 18 else {}
+    node = one_node("Split", [floats(7, 2)], 3, opset, shapes={0: ["n", 2]}, **options)
+    run = athanor.compile(node).load(threads=1).run
+    for n in (6, 7, 8) if opset >= 18 else (6, 9):
+        parts, size = list(run({"x0": floats(n, 2)}).values()), -(-n // 3)
+        for ours, theirs in zip(parts, np.split(floats(n, 2), [size, 2 * size]), strict=True):
+            same(ours, theirs)
+    with pytest.raises(RunError, match="has to be divisible into 3 parts"):
+        run({"x0": floats(1 if opset >= 18 else 7, 2)})

@@ -47,7 +47,8 @@ def loop_kernel(
                 I.arg(f"b{number}", I.buffer((extent,), dtype))
                 for number, (extent, dtype) in enumerate(zip(extents, dtypes, strict=True))
             ]
-            I.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            # 8 is TVM's kOpaque: what has no block can't be fused
+            I.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
             body(buffers[: len(inputs)], buffers[len(inputs) :], values[: len(scalars)])
     kernel = builder.add_func(frame.get(), name)
     flat = [reshape(x, [size], builder) for x, size in zip(inputs, sizes, strict=False)]

@@ -9,7 +9,13 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.script import tirx as T
 
-from athanor.frontends.onnx.known import is_equal, is_symbolic, product, simplify
+from athanor.frontends.onnx.known import (
+    is_equal,
+    is_symbolic,
+    product,
+    simplify,
+    truncated_quotient,
+)
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.convolution import padding, window
 from athanor.frontends.onnx.tensors import (
@@ -117,12 +123,11 @@ def col2im(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     pads, strides.
     Source: https://onnx.ai/onnx/operators/onnx__Col2Im.html
     """
-    x, image = inputs[0], node.elements(1, "image_shape")
-    block = [int(size) for size in node.constant(2, "block_shape")]
+    x, image, block = inputs[0], node.elements(1, "image_shape"), node.elements(2, "block_shape")
     rank = len(image)
     strides, dilations = window(node, rank)
     pads = node.ints("pads", [0] * (2 * rank))
-    if rank_of(x) != 3 or len(block) != rank or len(pads) != 2 * rank or min(block) < 1:
+    if rank_of(x) != 3 or len(block) != rank or len(pads) != 2 * rank:
         raise node.error(f"block_shape={block}, pads={pads} for image_shape={image}")
     counts = [
         simplify(
@@ -132,12 +137,18 @@ def col2im(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         for a in range(rank)
     ]
     _, rows, patches = shape_of(x)
-    size = int(np.prod(block))
-    if is_symbolic(rows) or rows % size or is_equal(patches, product(counts)) is False:
+    size, expected = product(block), product(counts)
+    known = not any(is_symbolic(value) for value in (rows, size, expected, patches))
+    if known and (size < 1 or rows % size or patches != expected):
         raise node.error(f"input {shape_of(x)} for block_shape={block} and image_shape={image}")
+    channels = truncated_quotient(rows, size)
+    builder.require_equal(patches, expected)
+    builder.require_equal(rows, product([channels, size]))
 
-    def kernel(data: te.Tensor, shape: list[Any], blocks: list[Any]) -> te.Tensor:
-        taps = [te.reduce_axis((0, extent), name=f"k{a}") for a, extent in enumerate(block)]
+    def kernel(
+        data: te.Tensor, shape: list[Any], blocks: list[Any], window: list[Any], groups: list[Any]
+    ) -> te.Tensor:
+        taps = [te.reduce_axis((0, extent), name=f"k{a}") for a, extent in enumerate(window)]
 
         def element(n: Any, c: Any, *place: Any) -> Any:
             row, column, inside = c, tirx.IntImm("int64", 0), []
@@ -145,15 +156,15 @@ def col2im(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
                 start = position + pads[a] - tap * dilations[a]
                 number = tirx.floordiv(start, strides[a])
                 inside += [tirx.floormod(start, strides[a]) == 0, number >= 0, number < blocks[a]]
-                row, column = row * block[a] + tap, column * blocks[a] + number
+                row, column = row * window[a] + tap, column * blocks[a] + number
             value = tirx.if_then_else(
                 tirx.all(*inside), data(n, row, column), tirx.const(0, data.dtype)
             )
             return te.sum(value, axis=taps)
 
-        return te.compute((data.shape[0], rows // size, *shape), element, name="col2im")
+        return te.compute((data.shape[0], *groups, *shape), element, name="col2im")
 
-    shapes = (relax.ShapeExpr(image), relax.ShapeExpr(counts))
+    shapes = [relax.ShapeExpr(each) for each in (image, counts, block, [channels])]
     return compute(builder, "col2im", kernel, x, *shapes)
 
 

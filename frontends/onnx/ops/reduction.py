@@ -80,11 +80,15 @@ def _at_run_time(
 ) -> relax.Expr:
     """Over axes that only the run knows."""
     x = inputs[0] if before is None else builder.emit(before(inputs[0]))
-    if any(is_symbolic(dim) or dim == 0 for dim in shape_of(x)):
-        raise node.error(f"axes known only at run time on the shape {shape_of(x)}")
     dtype = dtype_of(x)
+
+    def rows(values: relax.Expr, axes: list[int], keepdims: bool, builder: Any) -> relax.Expr:
+        if node.op == "ReduceMean" and not is_float(x):
+            builder.require(shape_of(values)[1] > 0, f"the mean of no element, as {dtype},")
+        return reduce(values, axes, keepdims, builder)
+
     wide = dtype if node.op in ("ReduceMax", "ReduceMin") else accumulation_dtype(dtype)
-    result = run_time_axes.reduce(node, cast(x, wide, builder), inputs[1], reduce, builder)
+    result = run_time_axes.reduce(node, cast(x, wide, builder), inputs[1], rows, builder)
     return cast(result, dtype, builder)
 
 

@@ -1,28 +1,27 @@
 """Operators whose axes are values of the run.
 
-A kernel computes from the axes the sizes of views on which the axes are fixed: reducing x over some
-of its dims is, row-major, reducing
-
-    x (kept0, reduced0, kept1, reduced1, ...)    over every second dim,
-
-with (1, d) in place of a dim d that is reduced and (d, 1) of one that stays. An axis outside the
-range makes a size -1, which ends the run with an error.
+Small kernels compute the sizes that follow from the axes. A reduction moves its elements to a
+matrix (kept, reduced), whatever the axes, and reduces the rows. An axis outside of the range, or one
+named twice, makes a size -1, which ends the run with an error.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import relax, te, tirx
+from tvm import relax, tirx
 
+from athanor.frontends.onnx.known import product
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.tensors import cast, compute, reshape, shape_of
+from athanor.frontends.onnx.ops.loop_kernel import int64, loop, loop_kernel, store, when
+from athanor.frontends.onnx.tensors import cast, dtype_of, reshape, shape_of
 
 Inputs = list[Any]
 Builder = Any
 Reduce = Callable[[relax.Expr, list[int], bool, Builder], relax.Expr]
+Write = Callable[[Any, Any, Any, list[Any]], None]
+"""Called with the sizes to write, the masks, a cell to count in, and the dims."""
 
 
 def is_run_time(node: Node, index: int, inputs: Inputs) -> bool:
@@ -43,139 +42,134 @@ def axis_count(node: Node, axes: relax.Expr) -> int:
 
 def reduce(node: Node, x: relax.Expr, axes: relax.Expr, how: Reduce, builder: Builder) -> Any:
     """Reduce `x` over the axes with `how`, a reduction over fixed axes."""
-    masks = _Masks(node, axes, shape_of(x), len(shape_of(x)))
-    split = reshape(x, masks.pairs(builder), builder)
-    odd = list(range(1, 2 * masks.rank, 2))
-    result = builder.emit(how(split, odd, False, builder))
-    if node.int("keepdims", 1):
-        return result
-    return reshape(result, masks.remaining(builder), builder)
+    dims = shape_of(x)
+    rank, keepdims = len(dims), bool(node.int("keepdims", 1))
+
+    def write(sizes: Any, masks: Any, place: Any, extents: list[Any]) -> None:
+        store(sizes, int64(0), int64(1))
+        store(sizes, int64(1), int64(1))
+        for axis, extent in enumerate(extents):
+            store(sizes, masks[axis], sizes[masks[axis]] * extent)
+            if keepdims:
+                store(sizes, int64(2 + axis), tirx.Select(masks[axis] > 0, int64(1), extent))
+        if not keepdims:
+            _write_kept(sizes, masks, place, extents, 2)
+
+    length = 2 + (rank if keepdims else rank - axis_count(node, axes))
+    sizes, masks = _table(node, axes, dims, rank, length, write, builder)
+    matrix = [sizes[0], sizes[1]]
+
+    def move(ins: list[Any], outs: list[Any], extents: list[Any]) -> None:
+        data, named = ins
+        _, reduced = extents[rank:]
+        with loop(product(extents[:rank])) as place:
+            rest, steps, at = place, [int64(1), int64(1)], [int64(0), int64(0)]
+            for axis in range(rank - 1, -1, -1):
+                extent = tirx.max(extents[axis], int64(1))  # no loop runs where it is 0
+                digit, rest = tirx.floormod(rest, extent), tirx.floordiv(rest, extent)
+                for side in range(2):
+                    here = tirx.EQ(named[axis], int64(side))
+                    at[side] = at[side] + tirx.Select(here, digit * steps[side], int64(0))
+                    steps[side] = tirx.Select(here, steps[side] * extent, steps[side])
+            store(outs[0], at[0] * reduced + at[1], data[place])
+
+    shapes = [(matrix, dtype_of(x))]
+    (rows,) = loop_kernel(builder, "rows_to_reduce", [x, masks], shapes, [*dims, *matrix], move)
+    return reshape(builder.emit(how(rows, [1], False, builder)), sizes[2:], builder)
 
 
 def squeeze(node: Node, x: relax.Expr, axes: relax.Expr, builder: Builder) -> relax.Expr:
     """Without the dims that the axes name, which have to be 1."""
-    masks = _Masks(node, axes, shape_of(x), len(shape_of(x)))
-    return reshape(x, masks.remaining(builder), builder)
+    dims = shape_of(x)
+
+    def write(sizes: Any, masks: Any, place: Any, extents: list[Any]) -> None:
+        _write_kept(sizes, masks, place, extents, 0)
+
+    length = len(dims) - axis_count(node, axes)
+    sizes, _ = _table(node, axes, dims, len(dims), length, write, builder)
+    builder.require_equal(product(dims), product(sizes))
+    return reshape(x, sizes, builder)
 
 
 def unsqueeze(node: Node, x: relax.Expr, axes: relax.Expr, builder: Builder) -> relax.Expr:
     """With dims of 1 put in at the axes."""
-    rank = len(shape_of(x)) + axis_count(node, axes)
-    return reshape(x, _Masks(node, axes, shape_of(x), rank).spread(builder), builder)
+    dims = shape_of(x)
+    rank = len(dims) + axis_count(node, axes)
+
+    def write(sizes: Any, masks: Any, place: Any, extents: list[Any]) -> None:
+        for axis in range(rank):
+            store(sizes, int64(axis), int64(1))
+        for number, extent in enumerate(extents):
+            # the place of the number-th dim: the number-th axis that is not named
+            store(place, int64(0), int64(0))
+            for axis in range(rank):
+                with when(masks[axis] == 0):
+                    with when(place[0] == number):
+                        store(sizes, int64(axis), extent)
+                    store(place, int64(0), place[0] + 1)
+
+    sizes, _ = _table(node, axes, dims, rank, rank, write, builder)
+    return reshape(x, sizes, builder)
 
 
 def around_axis(node: Node, x: relax.Expr, axis: relax.Expr, builder: Builder) -> list[Any]:
     """The sizes (before, at, behind) of `x` around one axis."""
-    masks = _Masks(node, axis, shape_of(x), len(shape_of(x)))
-    return masks.around(builder)
+    dims = shape_of(x)
+
+    def write(sizes: Any, masks: Any, place: Any, extents: list[Any]) -> None:
+        for axis in range(len(extents)):
+            with when(masks[axis] > 0):
+                parts = (extents[:axis], extents[axis : axis + 1], extents[axis + 1 :])
+                for number, part in enumerate(parts):
+                    size = product(part)
+                    store(sizes, int64(number), int64(size) if isinstance(size, int) else size)
+
+    return _table(node, axis, dims, len(dims), 3, write, builder)[0]
 
 
-class _Masks:
-    """Which of `rank` dims the axes name, and sizes that follow; all in kernels of the run.
-
-    Every stage is a sum, so that no rule inlines it: written into one expression, the conditions
-    take TVM's simplifier seconds.
-    """
-
-    def __init__(self, node: Node, axes: relax.Expr, dims: Sequence[Any], rank: int) -> None:
-        if not all(isinstance(dim, int) for dim in dims):
-            raise node.error(f"axes known only at run time on the symbolic shape {list(dims)}")
-        self.axes, self.dims, self.rank = axes, list(dims), rank
-        self.count = axis_count(node, axes)
-
-    def pairs(self, builder: Builder) -> list[Any]:
-        """(1, d) for each dim that an axis names, (d, 1) for the others."""
-
-        def element(j: Any, masks: te.Tensor, _before: te.Tensor) -> Any:
-            named, size = masks[j // 2] > 0, self.size(j // 2)
-            first = tirx.Select(named, _int64(1), size)
-            return tirx.Select(
-                tirx.EQ(j % 2, _int64(0)), first, tirx.Select(named, size, _int64(1))
-            )
-
-        return self.late(element, 2 * self.rank, builder)
-
-    def remaining(self, builder: Builder) -> list[Any]:
-        """The sizes of the dims that no axis names, in order."""
-
-        def element(j: Any, masks: te.Tensor, before: te.Tensor) -> Any:
-            total: Any = _int64(0)
-            for axis, dim in enumerate(self.dims):
-                here = tirx.all(masks[axis] < 1, tirx.EQ(_int64(axis) - before[axis], j))
-                total = total + here.astype("int64") * _int64(dim)
-            return total
-
-        return self.late(element, self.rank - self.count, builder)
-
-    def spread(self, builder: Builder) -> list[Any]:
-        """1 where an axis is, the dims in order elsewhere."""
-
-        def element(j: Any, masks: te.Tensor, before: te.Tensor) -> Any:
-            return tirx.Select(masks[j] > 0, _int64(1), self.size(j - before[j]))
-
-        return self.late(element, self.rank, builder)
-
-    def around(self, builder: Builder) -> list[Any]:
-        """The products of the dims before, at and behind the one axis."""
-
-        def element(j: Any, masks: te.Tensor, _before: te.Tensor) -> Any:
-            total: Any = _int64(0)
-            for axis in range(self.rank):
-                sizes = (self.dims[:axis], self.dims[axis : axis + 1], self.dims[axis + 1 :])
-                for part, dims in enumerate(sizes):
-                    here = tirx.all(masks[axis] > 0, tirx.EQ(j, _int64(part)))
-                    total = total + here.astype("int64") * _int64(math.prod(dims))
-            return total
-
-        return self.late(element, 3, builder)
-
-    def size(self, axis: Any) -> Any:
-        """The dim at a computed place."""
-        total: Any = _int64(0)
-        for place, dim in enumerate(self.dims):
-            total = total + tirx.EQ(axis, _int64(place)).astype("int64") * _int64(dim)
-        return total
-
-    def late(self, element: Callable[..., Any], length: int, builder: Builder) -> list[Any]:
-        """`length` late dimensions, each `element(index, masks, masks before)`; -1 if invalid."""
-        if length == 0:
-            return []
-        rank, count = self.rank, self.count
-        flat = reshape(cast(self.axes, "int64", builder), [count], builder)
-
-        def kernel(given: te.Tensor) -> te.Tensor:
-            def names(k: Any, axis: Any) -> Any:
-                value = given[k]
-                return tirx.any(tirx.EQ(value, axis), tirx.EQ(value + _int64(rank), axis))
-
-            each = te.reduce_axis((0, count), "each")
-            masks = te.compute(
-                (_int64(rank),),
-                lambda axis: te.sum(names(each, axis).astype("int64"), axis=each),
-                name="masks",
-            )
-            lower = te.reduce_axis((0, rank), "lower")
-            before = te.compute(
-                (_int64(rank),),
-                lambda axis: te.sum(tirx.Select(lower < axis, masks[lower], _int64(0)), axis=lower),
-                name="masks_before",
-            )
-            every = te.reduce_axis((0, rank), "every")
-            named = te.compute(
-                (_int64(1),),
-                lambda _: te.sum(tirx.min(masks[every], _int64(1)), axis=every),
-                name="named",
-            )
-
-            def value(j: Any) -> Any:
-                valid = tirx.EQ(named[_int64(0)], _int64(count))
-                return tirx.Select(valid, element(j, masks, before), _int64(-1))
-
-            return te.compute((_int64(length),), value, name="late_sizes")
-
-        source = builder.emit(compute(builder, "late_sizes", kernel, flat))
-        return builder.late_dims(source, length)
+def _write_kept(sizes: Any, masks: Any, place: Any, extents: list[Any], first: int) -> None:
+    """The dims that no axis names, in order, from sizes[first] on."""
+    store(place, int64(0), int64(first))
+    for axis, extent in enumerate(extents):
+        # with invalid axes there may be more of them than there is room for
+        with when(tirx.all(masks[axis] == 0, place[0] < sizes.shape[0])):
+            store(sizes, place[0], extent)
+            store(place, int64(0), place[0] + 1)
 
 
-def _int64(value: int) -> tirx.IntImm:
-    return tirx.IntImm("int64", value)
+def _table(
+    node: Node,
+    axes: relax.Expr,
+    dims: Sequence[Any],
+    rank: int,
+    length: int,
+    write: Write,
+    builder: Builder,
+) -> tuple[list[Any], relax.Expr]:
+    """`length` late dimensions, written by `write`, and a mask (rank,) with 1 where an axis is."""
+    count = axis_count(node, axes)
+    flat = reshape(cast(axes, "int64", builder), [count], builder)
+
+    def body(ins: list[Any], outs: list[Any], extents: list[Any]) -> None:
+        sizes, masks, place, wrong = outs
+        for axis in range(rank):
+            store(masks, int64(axis), int64(0))
+        store(wrong, int64(0), int64(0))
+        for number in range(count):
+            given = ins[0][number]
+            axis = tirx.Select(given < 0, given + rank, given)
+            inside = tirx.all(axis >= 0, axis < rank)
+            axis = tirx.max(tirx.min(axis, int64(rank - 1)), int64(0))
+            with when(tirx.any(tirx.Not(inside), masks[axis] > 0)):
+                store(wrong, int64(0), int64(1))
+            store(masks, axis, int64(1))
+        write(sizes, masks, place, extents)
+        with when(wrong[0] > 0):
+            store(sizes, int64(0), int64(-1))
+
+    if rank == 0:
+        raise node.error("axes for an input without dimensions")
+    # a table of no sizes still has an entry, which says whether the axes are valid
+    shapes = [([size], "int64") for size in (max(length, 1), rank, 1, 1)]
+    sizes, masks, _, _ = loop_kernel(builder, "sizes_by_axes", [flat], shapes, dims, body)
+    return builder.late_dims(sizes, max(length, 1))[:length], masks

@@ -17,6 +17,7 @@ from athanor.frontends.onnx.known import (
 )
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops import run_time_axes
+from athanor.frontends.onnx.ops.broadcasting import cast_shape
 from athanor.frontends.onnx.tensors import rank_of, reshape, shape_of
 
 R = relax.op
@@ -163,4 +164,13 @@ def concat(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     Source: https://onnx.ai/onnx/operators/onnx__Concat.html
     """
     axis = node.axis("axis", rank_of(inputs[0]), 1 if node.opset < 4 else None)
-    return inputs[0] if len(inputs) == 1 else R.concat(inputs, axis=axis)
+    if len(inputs) == 1:
+        return inputs[0]
+    first = shape_of(inputs[0])
+    same = [
+        cast_shape(x, [*first[:axis], dims[axis], *first[axis + 1 :]], builder)
+        if len(dims := shape_of(x)) == len(first)
+        else x
+        for x in inputs
+    ]
+    return R.concat(same, axis=axis)

@@ -163,12 +163,14 @@ def split(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr, ...
         sizes = node.elements(1, "split")
     else:
         count = node.int("num_outputs", count)
-        if is_symbolic(dim):
-            raise node.error(f"equal parts of the symbolic dimension {dim}; fix it with shapes=")
-        part = -(-dim // count)
-        if node.opset < 18 and part * count != dim:
+        if node.opset < 18 and not is_symbolic(dim) and dim % count:
             raise node.error(f"dimension {dim} is not divisible into {count} equal parts")
-        sizes = [part] * (count - 1) + [dim - part * (count - 1)]
+        part = -(-dim // count) if not is_symbolic(dim) else simplify((dim + count - 1) // count)
+        last = simplify(dim - part * (count - 1))
+        if is_symbolic(last):
+            fits = last >= 0 if node.opset >= 18 else tirx.EQ(last, part)
+            builder.require(fits, f"{text_of(dim)} has to be divisible into {count} parts")
+        sizes = [part] * (count - 1) + [last]
     total = simplify(sum(sizes[1:], sizes[0]))
     if any(not is_symbolic(s) and s < 0 for s in sizes) or (
         not is_symbolic(total) and not is_symbolic(dim) and total != dim
