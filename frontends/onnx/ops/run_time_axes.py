@@ -1,8 +1,8 @@
 """Operators whose axes are values of the run.
 
 Small kernels compute the sizes that follow from the axes. A reduction moves its elements to a
-matrix (kept, reduced), whatever the axes, and reduces the rows. An axis outside of the range, or one
-named twice, makes a size -1, which ends the run with an error.
+matrix (kept, reduced), whatever the axes, and reduces the rows. An axis outside of the range, or
+one named twice, makes a size -1, which ends the run with an error.
 """
 
 from __future__ import annotations
