@@ -20,6 +20,7 @@ from sklearn import (  # noqa: E402
     impute,
     linear_model,
     naive_bayes,
+    neighbors,
     neural_network,
     pipeline,
     preprocessing,
@@ -84,6 +85,15 @@ def test_classifier(model, count):
     np.testing.assert_array_equal(labels, model.predict(rows))
     if hasattr(model, "predict_proba"):
         np.testing.assert_allclose(scores, model.predict_proba(rows), atol=1e-5)
+
+
+def test_neighbours():
+    x, y = classes(3)
+    model = neighbors.KNeighborsClassifier().fit(x[:500], y[:500])
+    compiled = athanor.compile(convert(model, x)).load(threads=1)
+    labels, scores = compiled.run({"X": x[500:]}).values()
+    np.testing.assert_array_equal(labels, model.predict(x[500:]))
+    np.testing.assert_allclose(scores, model.predict_proba(x[500:]), atol=1e-6)
 
 
 REGRESSORS = [

@@ -186,6 +186,21 @@ def test_top_k():
         run(x, ints(6))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_top_k_of_any_size(axis):
+    model = one_node(
+        "TopK", [floats(3, 4, 5), ints(2)], outputs=2, constants=(1,), axis=axis, shapes={0: "abc"}
+    )
+    run = athanor.compile(model).load(threads=1).run
+    for shape in [(3, 4, 5), (2, 2, 2), (7, 3, 2)]:
+        x = floats(*shape)
+        values, places = run({"x0": x}).values()
+        same(values, -np.take(np.sort(-x, axis=axis), [0, 1], axis=axis))
+        same(np.take_along_axis(x, places, axis), values)
+    with pytest.raises(RunError, match="needs k from 0 to"):
+        run({"x0": floats(*(1 if a == axis else 3 for a in range(3)))})
+
+
 def test_trilu():
     x = floats(4, 5)
     run = compiled("Trilu", x, np.int64(0))

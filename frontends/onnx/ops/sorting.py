@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, tirx
 from tvm.script import tirx as T
 
-from athanor.frontends.onnx.known import constant, is_symbolic
+from athanor.frontends.onnx.known import constant, is_symbolic, product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensors import dtype_of, np_dtype, reshape, shape_of
 
@@ -27,24 +27,27 @@ def top_k(node: Node, inputs: Inputs, builder: Any) -> tuple[relax.Expr, relax.E
     """
     x = inputs[0]
     dims = shape_of(x)
-    if any(is_symbolic(dim) for dim in dims):
-        raise node.error(f"input {dims} has a symbolic dimension; fix it with shapes=")
     axis = node.axis("axis", len(dims), -1)
     (k,) = (node.int("k"),) if node.opset < 10 else node.elements(1, "k")
-    if is_symbolic(k):
+    if is_symbolic(k) or is_symbolic(dims[axis]):
         sentence = f"TopK needs k from 0 to {dims[axis]}, the size of its axis,"
         builder.require(tirx.all(k >= 0, k <= dims[axis]), sentence)
     elif not 0 <= k <= dims[axis]:
         raise node.error(f"k={k} for an axis of size {dims[axis]}")
     result_dims = [*dims[:axis], k, *dims[axis + 1 :]]
     dtype = dtype_of(x)
-    if 0 in result_dims:
+    if product(result_dims) == 0 and not any(is_symbolic(dim) for dim in result_dims):
         empty = np.zeros(result_dims, np_dtype(dtype))
         return constant(empty), constant(empty.astype(np.int64))
-    outer, inner = int(np.prod(dims[:axis])), int(np.prod(dims[axis + 1 :]))
+    outer, inner = product(dims[:axis]), product(dims[axis + 1 :])
     flat = reshape(x, [outer, dims[axis], inner], builder)
-    count = tirx.Var("k", "int64") if is_symbolic(k) else k
-    function = _top_k_kernel(outer, dims[axis], inner, count, dtype, bool(node.int("largest", 1)))
+    outer_size, length, inner_size, count = (
+        tirx.Var(name, "int64") if is_symbolic(size) else size
+        for name, size in (("o", outer), ("n", dims[axis]), ("i", inner), ("k", k))
+    )
+    function = _top_k_kernel(
+        outer_size, length, inner_size, count, dtype, bool(node.int("largest", 1))
+    )
     kernel = builder.add_func(function, "top_k")
     types = [relax.TensorType([outer, k, inner], kind) for kind in (dtype, "int64")]
     call = builder.emit(relax.call_tir(kernel, [flat], types))
@@ -53,7 +56,7 @@ def top_k(node: Node, inputs: Inputs, builder: Any) -> tuple[relax.Expr, relax.E
 
 
 def _top_k_kernel(
-    outer: int, length: int, inner: int, k: Any, dtype: str, largest: bool
+    outer: Any, length: Any, inner: Any, k: Any, dtype: str, largest: bool
 ) -> tirx.PrimFunc:
     """Selection: each of k passes finds the best element that comes after the previous one."""
 
