@@ -12,6 +12,7 @@ from tvm import ir, tirx
 from tvm.ir import IRModule
 
 from athanor.targets.llvm_text import vector_function
+from athanor.targets.transpose import TRANSPOSE, transpose_function
 
 Expr = tirx.Expr
 
@@ -69,6 +70,7 @@ class LowerMath:
     A call of libm would be made once a lane, at some 5 to 20 ns each. The last pass before LLVM,
     which gets the functions as LLVM IR: as lets in TIR they would be right too, but TVM's
     simplifier substitutes every let into the next, and exp(log(x)) takes it 20 s.
+    Transposed tiles (`targets.transpose`) are imported the same way.
     float16 and bfloat16 go through float32; float64 and what is not listed stay calls of libm.
     Error: at most 4 units in the last place or 1e-6 of the result over all of float32, except
     that sigmoid is 0 below -88.72 (as ONNX Runtime's is below -18). NaN stays NaN, infinities,
@@ -81,6 +83,9 @@ class LowerMath:
 
         def replace(call: ir.Call) -> Expr:
             operator = getattr(call.op, "name", "")
+            if operator == "tirx.call_extern" and (tile := TRANSPOSE.match(call.args[0].value)):
+                texts[tile.group()] = transpose_function(int(tile.group(1)))
+                return call
             if operator not in _FUNCTIONS:
                 return call
             dtype = tvm.DataType(str(call.ty.dtype))
@@ -96,8 +101,9 @@ class LowerMath:
         for variable, func in mod.functions_items():
             if isinstance(func, tirx.PrimFunc):
                 body = tvm_ffi.structural_map(func.body, (ir.Call, replace), order="post")
-                if not body.same_as(func.body):
-                    changed[variable] = func.with_body(body)
+                changed[variable] = func.with_body(body)
+        if not texts:
+            return mod
         for number, (variable, func) in enumerate(changed.items()):
             if number == 0:  # one import serves the module
                 text = ir.StringImm("\n".join(texts.values()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tvm
-from tvm import relax, te, tirx
+from tvm import relax, tirx
 from tvm.ir import Call, Expr, GenericConst, IRModule
 
 from athanor.compiler.passes.blocked_operators import BLOCKED_OPERATORS
@@ -14,6 +16,7 @@ from athanor.compiler.passes.rewrite import (
     op_name,
     static_shape,
 )
+from athanor.schedules.compute.pack import pack_kernel, unpack_kernel
 from athanor.targets import TargetSpec
 
 
@@ -104,10 +107,8 @@ class LayoutRewriter(GraphRewriter):
             return packed
         plain = self.plain(value)
         batch, _, height, width = plain.ty.shape.values
-        if block == 1:  # NCHW as it is
-            return self.emit(relax.op.reshape(plain, [batch, channels, height, width, 1]))
-        packed = self.call(lambda x: _pack(x, block), plain, hint="pack")
-        return self.emit(packed, f"{_name(value)}_blocked")
+        assert block == 1, "NCHW as it is"
+        return self.emit(relax.op.reshape(plain, [batch, channels, height, width, 1]))
 
     def emit_blocked(self, value: Expr, channels: int, name: str) -> Expr:
         """Bind a blocked value."""
@@ -126,8 +127,7 @@ class LayoutRewriter(GraphRewriter):
                 shape = [batch, channels, height, width]
                 self.unpacked[value] = self.emit(relax.op.reshape(value, shape), name)
             else:
-                call = self.call(lambda x: _unpack(x, channels), value, hint="unpack")
-                self.unpacked[value] = self.emit(call, name)
+                self.unpacked[value] = self.emit(self.move(value, channels, unpack_kernel), name)
         return self.unpacked[value]
 
     def blocked(self, value: Expr, channels: int) -> Expr | None:
@@ -156,9 +156,27 @@ class LayoutRewriter(GraphRewriter):
         if value not in self.packed:
             full = value if len(value.ty.shape.values) == 4 else relax.op.reshape(value, dims)
             full = self.emit(full)
-            call = self.call(lambda x: _pack(x, self.block), full, hint="pack")
+            call = self.move(full, channels, pack_kernel)
             self.packed[value] = self.emit(call, f"{_name(value)}_blocked")
         return self.packed[value]
+
+    def move(self, value: Expr, channels: int, kernel: Callable[..., tirx.PrimFunc]) -> Call:
+        """The call of a kernel of `schedules.compute.pack` on a value of either layout."""
+        dims = value.ty.shape.values
+        sizes = [dims[0], *dims[2:4]]
+        # A kernel has shape variables of its own.
+        own = [
+            int(size) if isinstance(size, tirx.IntImm) else tirx.Var(name, "int64")
+            for name, size in zip(("batch", "height", "width"), sizes, strict=True)
+        ]
+        lanes = min(self.block, self.target.lanes(32))
+        func = kernel(own[0], channels, *own[1:], self.block, lanes)
+        packed = [sizes[0], -(-channels // self.block), *sizes[1:], self.block]
+        shape = packed if kernel is pack_kernel else [sizes[0], channels, *sizes[1:]]
+        name = kernel.__name__.removesuffix("_kernel")
+        return relax.call_tir(
+            self.builder.add_func(func, name), [value], relax.TensorType(shape, "float32")
+        )
 
 
 def pack_array(array: np.ndarray, block: int) -> np.ndarray:
@@ -169,29 +187,6 @@ def pack_array(array: np.ndarray, block: int) -> np.ndarray:
     padded[:, :channels] = array
     split = padded.reshape(batch, blocks, block, height, width)
     return np.ascontiguousarray(split.transpose(0, 1, 3, 4, 2))
-
-
-def _pack(data: te.Tensor, block: int) -> te.Tensor:
-    batch, channels, height, width = data.shape
-    blocks = (int(channels) + block - 1) // block
-
-    def element(n: Expr, co: Expr, h: Expr, w: Expr, ci: Expr) -> Expr:
-        channel = co * block + ci
-        if int(channels) % block == 0:
-            return data[n, channel, h, w]
-        zero = tirx.const(0, data.dtype)
-        return tirx.if_then_else(channel < channels, data[n, channel, h, w], zero)
-
-    return te.compute((batch, blocks, height, width, block), element, name="pack_channels")
-
-
-def _unpack(data: te.Tensor, channels: int) -> te.Tensor:
-    batch, _, height, width, block = data.shape
-    return te.compute(
-        (batch, channels, height, width),
-        lambda n, c, h, w: data[n, c // block, h, w, c % block],
-        name="unpack_channels",
-    )
 
 
 def _all_one(*dims: Expr) -> bool:
