@@ -22,7 +22,10 @@ _LOGIC = {tirx.And: "&&", tirx.Or: "||"}
 PRELUDE = """\
 static inline int64_t athanor_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t athanor_min(int64_t a, int64_t b) { return a < b ? a : b; }
+/* by 0 it is 0, by -1 it wraps: a hostile shape must not stop the process */
 static inline int64_t athanor_floordiv(int64_t a, int64_t b) {
+  if (b == 0) return 0;
+  if (b == -1) return (int64_t)(UINT64_C(0) - (uint64_t)a);
   int64_t q = a / b;
   return q * b == a || (a < 0) == (b < 0) ? q : q - 1;
 }

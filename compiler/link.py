@@ -43,7 +43,7 @@ def c_compiler(target: TargetSpec) -> list[str]:
 def compile_host(source: str, folder: Path, target: TargetSpec) -> Path:
     """The host program's object file."""
     (folder / "host.c").write_text(source, encoding="utf-8")
-    flags = ["-std=c11", "-O1", "-fPIC", "-fvisibility=hidden", f"-I{_INCLUDE}"]
+    flags = ["-std=c11", "-O1", "-fwrapv", "-fPIC", "-fvisibility=hidden", f"-I{_INCLUDE}"]
     _run([*c_compiler(target), *flags, "-c", "host.c", "-o", "host.o"], folder)
     return folder / "host.o"
 

@@ -28,7 +28,7 @@ from athanor.frontends.onnx.sequence_value import (
     SequenceValue,
     kind_of,
 )
-from athanor.frontends.onnx.shapes import identifier
+from athanor.frontends.onnx.shapes import check_size, identifier
 from athanor.frontends.onnx.small_types import (
     MOVES_BYTES,
     MOVES_STRINGS,
@@ -211,7 +211,10 @@ class GraphConverter:
             outputs=list(proto.output),
             small_types=[self.small_type(name) for name in proto.input],
         )
-        folded = fold(node, [bool(name) for name in proto.input])
+        try:
+            folded = fold(node, [bool(name) for name in proto.input])
+        except (ArithmeticError, ValueError) as error:  # elements that no integer type holds
+            raise node.error(str(error)) from error
         if folded is not None:
             self._define_outputs(node, folded)
             return
@@ -296,6 +299,8 @@ class GraphConverter:
             value = self.builder.normalize(value)
         if isinstance(value.ty, relax.TensorType) and value.ty.shape is None:
             raise node.error("the shape of the result does not follow from those of the inputs")
+        if isinstance(value.ty, relax.TensorType):
+            check_size(f"{node.place}: output {name!r}", shape_of(value))
         return value
 
 

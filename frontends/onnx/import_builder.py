@@ -19,7 +19,8 @@ as "athanor.if:0,1,2": opaque, pure, and with typed results. The numbers say whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,6 +111,18 @@ class ImportBuilder(relax.BlockBuilder):
     def enter_node(self, place: str, name_hint: str, label: str) -> None:
         """From here on bindings and requirements belong to this node."""
         self._place, self._hint, self._label = place, name_hint, label
+
+    @contextmanager
+    def dataflow(self) -> Iterator[None]:
+        """As BlockBuilder.dataflow; a block that an error leaves is given up without a warning."""
+        with super().dataflow():
+            try:
+                yield
+                return
+            except BaseException as error:
+                failure = error
+        self._end_block()
+        raise failure
 
     def emit(self, expr: relax.Expr, name_hint: str = "") -> Any:
         """As BlockBuilder.emit, with the node's name as the default hint."""

@@ -25,6 +25,7 @@ from athanor.frontends.onnx.sequence_value import TENSOR
 from athanor.frontends.onnx.shapes import (
     Symbols,
     TensorSpec,
+    check_size,
     input_dtype,
     input_shapes,
     relax_input,
@@ -97,6 +98,7 @@ def import_model(
             params += packed[-1][1]
             continue
         dtype = input_dtype(value)
+        check_size(f"input {value.name!r}", dims[value.name])
         params.append(relax_input(value.name, dims[value.name], dtype, symbols))
         inputs.append(TensorSpec(value.name, dtype, tuple(dims[value.name])))
         is_carried = dtype in CARRIED_TYPES

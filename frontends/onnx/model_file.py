@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from athanor.errors import CompileError
 from athanor.frontends.onnx.operators import walk_nodes
@@ -40,6 +41,13 @@ def read_model(model: str | Path | bytes | onnx.ModelProto) -> SourceModel:
 
     Raises CompileError when the file is missing, no ONNX model, cut short, or fails the checker.
     """
+    try:
+        return _read_model(model)
+    except UnicodeDecodeError as error:  # protobuf looks at a string when it is asked for
+        raise CompileError(f"the model holds a name that is no UTF-8 text: {error}") from error
+
+
+def _read_model(model: str | Path | bytes | onnx.ModelProto) -> SourceModel:
     folder = None
     if isinstance(model, (str, Path)):
         path = Path(model)
@@ -145,12 +153,23 @@ def _is_small(tensor: onnx.TensorProto) -> bool:
 
 
 def _check(skeleton: onnx.ModelProto, origin: str) -> None:
+    _decode_strings(skeleton)
     _spell_domains(skeleton)
     _move_unofficial(skeleton)
     try:
         onnx.checker.check_model(skeleton)
     except onnx.checker.ValidationError as error:
         raise CompileError(f"{origin} fails the ONNX checker: {error}") from error
+
+
+def _decode_strings(message: Message) -> None:
+    """Ask for every string once; one that is no UTF-8 raises UnicodeDecodeError."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for inner in (value,) if isinstance(value, Message) else value:
+                _decode_strings(inner)
+        elif field.type == FieldDescriptor.TYPE_STRING and not isinstance(value, str):
+            list(value)
 
 
 def _spell_domains(skeleton: onnx.ModelProto) -> None:

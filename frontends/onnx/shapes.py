@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from athanor.frontends.onnx.small_types import STRING, carrier_of
 from athanor.frontends.onnx.tensor_data import np_dtype_of
 
 _MAX_DIM = (1 << 63) - 1
+
+MOST_ELEMENTS = (1 << 31) - 1
+"""Of a tensor that a run reads or computes. Loops of kernels may be counted in 32 bits, and more,
+8 GB of float32, has not been seen in a model but by mistake."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,16 @@ def _check_dim(name: str, have: int | str, wanted: int | str) -> None:
         raise CompileError(f"shapes: input {name!r}: {wanted!r} is no dimension")
     elif isinstance(have, int) and have != wanted:
         raise CompileError(f"shapes: input {name!r} has dimension {have}, not {wanted}")
+
+
+def check_size(place: str, dims: Sequence[Any]) -> None:
+    """Refuse a tensor too large to index: CompileError where its known dims multiply past it."""
+    count = math.prod(dim for dim in dims if isinstance(dim, int))
+    if count > MOST_ELEMENTS:
+        raise CompileError(
+            f"{place} has {text_of(list(dims))} elements, {count} in all; at most {MOST_ELEMENTS} "
+            "can be computed with"
+        )
 
 
 def input_dtype(value: onnx.ValueInfoProto) -> str:

@@ -120,6 +120,8 @@ def global_avg_pool2d_blocked(data: te.Tensor) -> te.Tensor:
         attrs={KIND: "global_pool2d"},
     )
     pixels = (height * width).astype(data.dtype)
+    if isinstance(pixels, tirx.FloatImm) and pixels.value == 0:  # TVM refuses to fold 0 / 0
+        return te.compute(shape, lambda *_: tirx.const(math.nan, data.dtype), name="fill")
     return te.compute(shape, lambda *i: total[i] / pixels, name="global_avg_pool2d")
 
 

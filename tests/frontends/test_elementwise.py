@@ -5,7 +5,7 @@ import pytest
 
 from athanor.errors import CompileError
 
-from .execute import check, floats, one_node, run
+from .execute import check, floats, one_node, run, same
 
 UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
 HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Shrink Sigmoid Sign
@@ -151,3 +151,23 @@ def test_wrong_attribute_is_named():
 def test_operands_that_do_not_broadcast():
     with pytest.raises(CompileError, match=r"Add 'node' \(opset 22\)"):
         run(one_node("Add", [floats(3), floats(4)]), [floats(3), floats(4)])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "uint32", "int64", "uint64"])
+def test_integers_by_zero_and_by_minus_one_do_not_stop_the_process(dtype):
+    """By 0: 0, as in NumPy. The least integer by -1 wraps."""
+    bounds = np.iinfo(dtype)
+    numbers = np.array([bounds.min, -7 if bounds.min else 7, 0, 7, bounds.max], dtype)
+    divisors = np.array([0, 1, 3, bounds.max], dtype)
+    if bounds.min:
+        divisors = np.append(divisors, np.array([-1, -3, bounds.min], dtype))
+    a, b = np.repeat(numbers, len(divisors)), np.tile(divisors, len(numbers))
+    # Python's integers do not overflow; their lowest bits are the wrapped result
+    quotients, remainders = [], []
+    for x, y in zip(a.tolist(), b.tolist(), strict=True):
+        quotient = abs(x) // abs(y) if y else 0
+        quotients.append(-quotient if (x < 0) != (y < 0) else quotient)
+        remainders.append(x % y if y else 0)
+    expected = np.array([q & ((1 << bounds.bits) - 1) for q in quotients], np.uint64).astype(dtype)
+    same(run(one_node("Div", [a, b], opset=14), [a, b])[0], expected)
+    same(run(one_node("Mod", [a, b], opset=13), [a, b])[0], np.array(remainders, dtype))

@@ -81,18 +81,37 @@ def mean(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
 
 def divide(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-    """`a / b`; integers round toward zero.
+    """`a / b`; integers round toward zero, and by 0 they are 0, as in NumPy.
 
     Source: https://onnx.ai/onnx/operators/onnx__Div.html
     """
     left, right = unify(legacy_broadcast(node, inputs, builder), builder)
     if is_float(left):
         return R.divide(left, right)
-    return broadcast_compute(builder, "divide", tirx.truncdiv, left, right)
+    return broadcast_compute(builder, "divide", _quotient, left, right)
+
+
+def _quotient(left: Any, right: Any) -> Any:
+    """`truncdiv` that never traps, as x86 does at x / 0 and at the least integer / -1."""
+    dtype = str(right.ty.dtype)
+    zero = tirx.const(0, dtype)
+    quotient = tirx.truncdiv(left, _divisor(right))
+    if dtype.startswith("int"):
+        quotient = tirx.Select(right == tirx.const(-1, dtype), zero - left, quotient)
+    return tirx.Select(right == zero, zero, quotient)
+
+
+def _divisor(right: Any) -> Any:
+    """`right`, and 1 where the processor would trap; anything modulo that is 0, as it should be."""
+    dtype = str(right.ty.dtype)
+    traps = right == tirx.const(0, dtype)
+    if dtype.startswith("int"):
+        traps = tirx.any(traps, right == tirx.const(-1, dtype))
+    return tirx.Select(traps, tirx.const(1, dtype), right)
 
 
 def modulo(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-    """`a mod b`: the sign of b as in Python, or of a as in C with fmod=1.
+    """`a mod b`: the sign of b as in Python, or of a as in C with fmod=1; integers mod 0 are 0.
 
     Source: https://onnx.ai/onnx/operators/onnx__Mod.html
     """
@@ -100,7 +119,7 @@ def modulo(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     dtype = dtype_of(inputs[0])
     if not is_float(inputs[0]):
         function = tirx.truncmod if fmod else tirx.floormod
-        return broadcast_compute(builder, "modulo", function, *inputs)
+        return broadcast_compute(builder, "modulo", lambda a, b: function(a, _divisor(b)), *inputs)
     wide = "float64" if dtype == "float64" else "float32"
     name = "fmod" if wide == "float64" else "fmodf"
 

@@ -15,7 +15,7 @@ from typing import Any
 from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.import_builder import ImportBuilder
-from athanor.frontends.onnx.known import Known, as_objects, is_symbolic, product
+from athanor.frontends.onnx.known import Known, as_objects, is_equal, is_symbolic, product, text_of
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.operators import Converter
 from athanor.frontends.onnx.ops.loop_kernel import int64, loop_kernel, store, when
@@ -249,6 +249,9 @@ def expand(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:
 def value_range(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:
     """Range with bounds of the run."""
     dtype = dtype_of(inputs[0])
+    for name, value in zip(("start", "limit", "delta"), inputs, strict=True):
+        if any(is_equal(dim, 1) is not True for dim in shape_of(value)):
+            raise node.error(f"{name} is no scalar: its shape is {text_of(shape_of(value))}")
     floats = is_float(inputs[0])
     wide = "float64" if floats else "int64"
     bounds = [cast(value, wide, builder) for value in inputs]
