@@ -71,6 +71,7 @@ class Arguments:
         self._specs = specs
         self.tensors = (Tensor * max(1, len(specs)))()
         self._rows = [self.tensors[index] for index in range(len(specs))]
+        self._dtypes = [ADDRESS if spec.dtype.kind == "O" else spec.dtype for spec in specs]
         self._shapes: list[tuple[int, ...] | None] = [None] * len(specs)
         self._memory: list[Any] = [None] * len(specs)  # what the rows' shapes point to
         for row, spec in zip(self._rows, specs, strict=True):
@@ -96,10 +97,14 @@ class Arguments:
         """As the library has filled them in."""
         return [tuple(row.shape[: row.ndim]) for row in self._rows]
 
+    def results(self) -> list[np.ndarray | None]:
+        """Memory for each tensor of the shapes set; None where a size of -1 is told by the run."""
+        pairs = zip(self._shapes, self._dtypes, strict=True)
+        return [None if shape is None or -1 in shape else np.empty(shape, d) for shape, d in pairs]
+
     def empty(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Memory for a tensor; addresses for one of strings."""
-        dtype = self._specs[index].dtype
-        return np.empty(shape, ADDRESS if dtype.kind == "O" else dtype)
+        return np.empty(shape, self._dtypes[index])
 
     def copy(self, index: int) -> np.ndarray:
         """A copy of the tensor that the library has filled in."""

@@ -45,7 +45,7 @@ class Model:
         self._arguments = Arguments(self._ins.tensors)
         self._asked = Arguments(self._outs.tensors)
         self._results = Arguments(self._outs.tensors)
-        self._result_shapes: list[tuple[int, ...]] | None = None
+        self._is_planned = False
         self._run = library().athanor_session_run
         options = SessionOptions(ctypes.sizeof(SessionOptions), threads or 0, 0, None, None)
         session = ctypes.c_void_p()
@@ -127,38 +127,31 @@ class Model:
         arrays = self._ins.split(values)
         with self._lock:
             session = self._alive()[1]
-            shapes = self._plan(session, arrays)
-            # A size of -1 is told by the run, in memory of the session, which is copied.
-            results = [
-                None if -1 in shape else self._results.empty(index, shape)
-                for index, shape in enumerate(shapes)
-            ]
+            self._plan(session, arrays)
+            # A size that only the run tells is in memory of the session, which is copied.
+            results: list[Any] = self._results.results()
             self._arguments.set_data(arrays)
             self._results.set_data(results)
             ins, outs = self._arguments.tensors, self._results.tensors
             arguments = (session, ins, len(arrays), outs, len(results))
             check(self._run(*arguments) if recorder is None else recorder.run(*arguments))
-            results = [
-                self._results.copy(index) if result is None else result
-                for index, result in enumerate(results)
-            ]
+            for index, result in enumerate(results):
+                if result is None:
+                    results[index] = self._results.copy(index)
             # while `arrays` lives: strings of outputs may be those of inputs
             return self._outs.join(results)
 
-    def _plan(
-        self, session: ctypes.c_void_p, arrays: Sequence[np.ndarray]
-    ) -> list[tuple[int, ...]]:
-        """The outputs' shapes; they stay the same while the inputs' do."""
+    def _plan(self, session: ctypes.c_void_p, arrays: Sequence[np.ndarray]) -> None:
+        """Set the outputs' shapes; they stay the same while the inputs' do."""
         changed = self._arguments.set_shapes([array.shape for array in arrays])
-        if changed or self._result_shapes is None:
-            self._result_shapes = None
+        if changed or not self._is_planned:
+            self._is_planned = False
             ins, outs = self._arguments.tensors, self._asked.tensors
             shapes_of = library().athanor_session_output_shapes
             count, results = len(arrays), len(self._outs.tensors)
             check(shapes_of(session, ins, count, outs, results))
-            self._result_shapes = self._asked.shapes()
-            self._results.set_shapes(self._result_shapes)
-        return self._result_shapes
+            self._results.set_shapes(self._asked.shapes())
+            self._is_planned = True
 
     def __del__(self) -> None:
         if getattr(self, "_session", None) is not None:

@@ -27,6 +27,7 @@ class Values:
         """Of each tensor that the library knows."""
         self._kinds = [part.kind for part in parts if part.part == 0]
         self._is_plain = not any(self._kinds)
+        self._has_text = any(spec.dtype.kind == "O" for spec in self.tensors)
         self.specs = self.tensors
         """Of each value that the user knows."""
         if not self._is_plain:
@@ -52,12 +53,13 @@ class Values:
 
         Strings are read, so the session must not have been called again.
         """
-        arrays = [
-            strings(array) if spec.dtype.kind == "O" else array
-            for spec, array in zip(self.tensors, arrays, strict=True)
-        ]
+        if self._has_text:
+            arrays = [
+                strings(array) if spec.dtype.kind == "O" else array
+                for spec, array in zip(self.tensors, arrays, strict=True)
+            ]
         if self._is_plain:
-            return arrays
+            return list(arrays)
         values: list[Any] = []
         rest = iter(arrays)
         for kind in self._kinds:
