@@ -20,6 +20,7 @@ from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
 from athanor.targets.lower_math import LowerMath, LowerPower
 from athanor.targets.partition_hints import CutPieces, DropUnsafePartitionHints, MarkPlaces
+from athanor.targets.shorten_reductions import ShortenReductions
 from athanor.targets.target import TargetSpec
 
 
@@ -132,6 +133,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
         [
             t.BindTarget(target.tvm),
             # Blocks -> loops over flat memory
+            ShortenReductions(),
             s.CanonicalizeLoop(),
             s.LowerInitBlock(),
             s.PlanAndUpdateBufferAllocationLocation(),

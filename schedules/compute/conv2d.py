@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from tvm import te, tirx
@@ -13,6 +14,8 @@ PAD_KIND = "conv2d_pad"
 """KIND of the block that surrounds a convolution's input with zeros."""
 PHASES = "athanor.phases"
 """Block annotation: rows and columns of the grid of images that a convolution's blocks make up."""
+PLAN = "athanor.conv2d_plan"
+"""Block annotation: the plan of a grouped convolution, as JSON, for `ShortenReductions`."""
 GATHER_BLOCKS = 4
 """Output blocks from which on a strided 1x1 convolution first copies the pixels that it reads."""
 
@@ -64,6 +67,13 @@ class Conv2dPlan:
         first = block * self.out_block // group_out * group_in // self.reduction_block
         last = -(-self.in_channels // self.reduction_block) - self.reduction_steps
         return min(first, last) if isinstance(first, int) else tirx.min(first, last)
+
+    def steps(self, block: tirx.Expr) -> tirx.Expr:
+        """Reduction blocks that one output block needs: most need fewer than `reduction_steps`."""
+        group_in, group_out = self.in_channels // self.groups, self.out_channels // self.groups
+        channel = tirx.min(block * self.out_block + self.out_block - 1, self.out_channels - 1)
+        last = ((channel // group_out + 1) * group_in - 1) // self.reduction_block
+        return last - self.start(block) + 1
 
 
 def plan_conv2d(
@@ -186,6 +196,8 @@ def conv2d_blocked(
 
     shape = (batch, blocks, out_h, out_w, out_block)
     attrs = {KIND: "conv2d", PHASES: list(phases), NOMINAL: plan.nominal}
+    if plan.groups > 1:
+        attrs[PLAN] = json.dumps(asdict(plan))
     return te.compute(shape, element, name="conv2d", attrs=attrs)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks
+from athanor.schedules.compute.matmul import flatten
 from athanor.targets.target import TargetSpec
 
 PARALLEL_BYTES = 64 * 1024
@@ -46,9 +48,10 @@ def schedule_spatial(
     sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, target: TargetSpec
 ) -> None:
     """Give a spatial block with plain loops the nest of `CPUElementwise`."""
-    loops = sch.get_loops(block)
-    if not loops:
+    if not sch.get_loops(block):
         return
+    _flatten(sch, block)
+    loops = sch.get_loops(block)
     axes = access.block_axes(sch, block)
     worth = traffic(sch, block)
     groups = access.collapse(axes)
@@ -79,6 +82,39 @@ def schedule_spatial(
         sch.annotate(inner, "pragma_loop_partition_hint", 1)
     if parallel and outer:
         sch.parallel(_fuse(sch, outer))
+
+
+def _flatten(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
+    """Three or more axes that every access walks as one -> one axis, of the buffers too.
+
+    With two, the quotient and the remainder of their fused loop add up to one address again; with
+    more, TVM's simplifier does not see it, and every element would be divided out for itself.
+    """
+    stmt = sch.get(block)
+    store = stmt.body
+    iterators = [iterator.var for iterator in stmt.iter_vars]
+    sizes = [blocks.constant(iterator.dom.extent) for iterator in stmt.iter_vars]
+    if len(sizes) < 3 or None in sizes:
+        return
+
+    def is_whole(indices: Sequence[tirx.Expr], buffer: tirx.Buffer) -> bool:
+        shape = [blocks.constant(dim) for dim in buffer.shape]
+        if shape != sizes or len(indices) != len(iterators):
+            return False
+        pairs = zip(indices, iterators, sizes, strict=True)
+        return all(i.same_as(v) or (size == 1 and blocks.constant(i) == 0) for i, v, size in pairs)
+
+    if not is_whole(store.indices, store.buffer):
+        return
+    if not all(is_whole(load.indices, load.source) for load in blocks.loads(store)):
+        return
+    line = tirx.IndexMap.from_func(
+        lambda *indices: [flatten(indices, sizes)], len(sizes), index_dtype="int64"
+    )
+    for index in range(len(stmt.reads)):
+        sch.transform_layout(block, ("read", index), line)
+    sch.transform_layout(block, ("write", 0), line)
+    sch.transform_block_layout(block, line)
 
 
 def traffic(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> int | None:

@@ -200,3 +200,14 @@ def test_declines_plain_layout():
     data, weight = placeholder("data", 1, 4, 8, 8), placeholder("weight", 4, 4, 3, 3)
     out = topi.nn.conv2d(data, weight, 1, 1, 1)
     assert CPUConv2d().apply(prim_func([data, weight], [out]), NATIVE) is None
+
+
+def test_groups_that_share_a_block_do_not_lengthen_the_others():
+    """Of 17 blocks of 68 channels a group, 3 have channels of two groups."""
+    func, *_ = convolution(272, 272, (5, 5), (1, 1), groups=4, epilogue=False)
+    lowered = lower_kernel("kernel", schedule(func, NATIVE)[0].mod["main"], NATIVE).script()
+    assert "T.grid(T.int64(9)" not in lowered and "T.grid(T.min(" in lowered
+    plan = plan_conv2d(272, 272, (1, 1), 4, 16)
+    counts = [int(plan.steps(tirx.IntImm("int64", block))) for block in range(17)]
+    assert max(counts) == plan.reduction_steps == 9
+    assert sorted(counts)[len(counts) // 2] <= 6

@@ -4,8 +4,9 @@ from tvm import te, tirx, topi
 
 from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.targets import TARGETS, find_target
+from athanor.targets.codegen import lower_kernel
 
-from .scheduled import check, loops, placeholder, prim_func, random
+from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (16,), (3, 5, 7), (64, 1000), (2, 3, 17, 33)])
@@ -100,3 +101,15 @@ def test_every_target(name):
     x = placeholder("x", 100, 130)
     func = prim_func([x], [topi.exp(x)])
     assert CPUElementwise().apply(func, TARGETS[name]) is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 272, 14, 14), (3, 5, 7, 11), (2, 3, 1, 331)])
+def test_addresses_of_many_axes_are_one_line(shape):
+    """Chunks and vectors end where no axis ends: nothing may be divided out for an element."""
+    x, y = placeholder("x", *shape), placeholder("y", *shape)
+    out = topi.add(topi.multiply(x, y), x)
+    a, b = random(*shape), random(*shape) * 2
+    func = prim_func([x, y], [out])
+    mod = check(func, "CPUElementwise", [a, b], [a * b + a])
+    lowered = lower_kernel("kernel", mod["main"], NATIVE).script()
+    assert "//" not in lowered.split("func_attr")[1] and "%" not in lowered.split("func_attr")[1]
