@@ -29,6 +29,7 @@ bench: $(VENV)/bench.installed
 
 docs: $(VENV)/test.installed
 	$(BIN)/python docs/make_how_it_works.py
+	$(BIN)/python docs/make_operators.py
 
 clean:
 	rm -rf $(VENV) .venv-ci build dist *.egg-info .pytest_cache .ruff_cache

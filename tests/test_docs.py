@@ -27,6 +27,19 @@ def test_how_it_works_shows_every_stage():
     assert page.count("<!-- ir: ") == len(shown) == len(generated)
 
 
+def test_operators_page_is_what_the_converter_table_says():
+    """`make docs` writes it again."""
+    generator = runpy.run_path(str(ROOT / "docs" / "make_operators.py"))
+    assert (ROOT / "docs" / "operators.md").read_text() == generator["page"]()
+
+
+def test_no_operator_is_both_supported_and_not():
+    from athanor.frontends.onnx.not_supported import REASONS
+    from athanor.frontends.onnx.ops import CONVERTERS
+
+    assert REASONS.keys() & {(domain, op) for domain, op, _ in CONVERTERS} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())

@@ -38,6 +38,12 @@ def test_vector_add(tmp_path):
     assert text.count("compiled, loaded and called") == 2
 
 
+def test_custom_operator(tmp_path):
+    text = run_example("5_custom_operator.py", cwd=tmp_path)
+    assert "two operators of my.domain, compiled and run" in text
+    assert "unsupported operators (2)" in text
+
+
 def test_train_digits(tmp_path):
     """A fifth of the training gives a network that has learnt; the committed one is as claimed."""
     import athanor

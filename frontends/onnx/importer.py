@@ -12,6 +12,7 @@ from tvm import relax
 
 from athanor.errors import CompileError
 from athanor.frontends.onnx.boundary import input_kind, received, returned, sequence_input
+from athanor.frontends.onnx.custom import custom_table
 from athanor.frontends.onnx.functions import inline_functions
 from athanor.frontends.onnx.graph import GraphConverter
 from athanor.frontends.onnx.import_builder import ImportBuilder, Requirement, Subgraph
@@ -72,7 +73,7 @@ def import_model(
     name, domain and opset, where nodes can't be compiled.
     """
     source = model if isinstance(model, SourceModel) else read_model(model)
-    table = Operators({**CONVERTERS, **dict(operators or {})})
+    table = Operators({**CONVERTERS, **custom_table(operators)})
     skeleton = inline_functions(source.skeleton, table)
     opsets = read_opsets(skeleton)
     symbols = Symbols()

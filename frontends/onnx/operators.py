@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 
+from athanor.frontends.onnx.not_supported import REASONS
 from athanor.frontends.onnx.opsets import REVIEWED, canonical_domain, changed_since_review
 
 # def converter(node, inputs, builder) -> relax.Expr | Known | numpy.ndarray | tuple of these;
@@ -59,6 +60,8 @@ class Operators:
         versions = self._versions.get((domain, node.op_type))
         if versions:
             return f"supported from opset {versions[0][0]}; convert the model to a newer opset"
+        if reason := REASONS.get((domain, node.op_type)):
+            return f"not supported: {reason}"
         if domain == "":
             return "no converter; export the model without it"
         return (
