@@ -36,6 +36,7 @@ from athanor.frontends.onnx.small_types import (
     READS_STRINGS,
     SMALL_TYPES,
     STRING,
+    STRINGS_ML,
     Carried,
 )
 from athanor.frontends.onnx.tensor_data import np_dtype_of, to_array, to_constant
@@ -46,6 +47,9 @@ _TAKES_SEQUENCES = frozenset(
     "SequenceAt SequenceErase SequenceInsert SequenceLength ConcatFromSequence Identity Loop "
     "Optional OptionalGetElement OptionalHasElement".split()
 )
+
+_GATHERS = frozenset(("ArrayFeatureExtractor", "Gather", "GatherElements", "GatherND"))
+"""Operators that take elements by index, and keep an index inside."""
 
 _KNOWN_BYTES = 1 << 16  # weights up to this size are followed through shape computations
 
@@ -230,7 +234,7 @@ class GraphConverter:
             for name, value in zip(proto.input, inputs, strict=True):
                 if isinstance(value, NO_TENSORS):
                     raise node.error(f"input {name!r} is {kind_of(value)}, expected a tensor")
-        if node.small_type(0) == STRING and node.op.startswith("Gather"):
+        if node.small_type(0) == STRING and node.op in _GATHERS:
             self._require_elements(inputs)
         try:
             self._define_outputs(node, converter(node, inputs, self.builder))
@@ -312,7 +316,7 @@ def _check_carried(node: Node) -> None:
     """Raise CompileError where an operator can't take elements that are carried as others."""
     strings = [index for index, kind in enumerate(node.small_types) if kind == STRING]
     if strings:
-        domain = "ai.onnx.ml" if node.op in ("ArrayFeatureExtractor", "LabelEncoder") else ""
+        domain = "ai.onnx.ml" if node.op in STRINGS_ML else ""
         wanted = {**MOVES_STRINGS, **READS_STRINGS}.get(node.op)
         if node.domain != domain or wanted is None:
             raise node.error("strings are not supported by this operator")

@@ -68,8 +68,10 @@ MOVES_STRINGS = {
 that would make up elements (Pad, ConstantOfShape) is not among them: 0 is no address."""
 
 READS_STRINGS = {
+    "CategoryMapper": (0,),
     "Equal": (0, 1),
     "LabelEncoder": (0,),
+    "OneHotEncoder": (0,),
     "RegexFullMatch": (0,),
     "Shape": (0,),
     "Size": (0,),
@@ -79,6 +81,9 @@ READS_STRINGS = {
     "Unique": (0,),
 }
 """Operators whose converters know strings, and the inputs that have to be strings."""
+
+STRINGS_ML = frozenset(("ArrayFeatureExtractor", "CategoryMapper", "LabelEncoder", "OneHotEncoder"))
+"""Those of both that are of ai.onnx.ml; the others are of ONNX's own domain."""
 
 READS_BYTES = frozenset("Cast CastLike DequantizeLinear QuantizeLinear Shape Size".split())
 """Operators whose converters know small types."""

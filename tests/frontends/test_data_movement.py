@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from athanor.errors import CompileError
+import athanor
+from athanor.errors import CompileError, RunError
 
-from .execute import check, floats, one_node, run
+from .execute import check, floats, one_node, run, same
 
 INF = np.iinfo(np.int64).max
 
@@ -226,3 +227,16 @@ def test_unit_dims(op, axes):
 def test_expand_and_tile():
     check("Expand", [floats(3, 1), ints(2, 1, 6)], constants=(1,))
     check("Tile", [floats(2, 3), ints(2, 3)], constants=(1,))
+
+
+def test_concat_of_sizes_that_only_the_run_can_compare():
+    inputs = [floats(2, 3), floats(2, 1), floats(2, 2)]
+    shapes = {0: ["a", 3], 1: ["b", 1], 2: [2, 2]}
+    model = one_node("Concat", inputs, shapes=shapes, axis=1)
+    compiled = athanor.compile(model).load(threads=1)
+    feeds = {f"x{i}": x for i, x in enumerate(inputs)}
+    same(compiled.run(feeds)["y0"], np.concatenate(inputs, axis=1))
+    with pytest.raises(RunError, match="b has to be equal to 2"):
+        compiled.run({**feeds, "x1": floats(3, 1)})
+    with pytest.raises(CompileError, match="their ranks have to be equal"):
+        athanor.compile(one_node("Concat", [floats(2), floats(2, 1)], axis=0))

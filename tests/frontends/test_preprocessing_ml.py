@@ -186,9 +186,7 @@ def test_probit():
     [
         ("Scaler", {"offset": [1.0, 2.0]}, "2 values of offset"),
         ("Normalizer", {"norm": "L7"}, "norm='L7'"),
-        ("LabelEncoder", {"keys_strings": ["a"], "values_int64s": [1]}, "string keys"),
         ("LabelEncoder", {"keys_int64s": [1, 1], "values_int64s": [1, 2]}, "keys of type"),
-        ("OneHotEncoder", {"cats_strings": ["a"]}, "string categories"),
         ("OneHotEncoder", {"cats_int64s": [3, 3]}, "twice"),
         ("LinearRegressor", {"coefficients": [1.0]}, "1 coefficients"),
         ("SVMRegressor", {"coefficients": [1.0], "rho": [0.0]}, "1 coefficients"),

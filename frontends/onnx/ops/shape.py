@@ -159,18 +159,25 @@ def unsqueeze(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
 
 def concat(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-    """The inputs one after another along `axis`.
+    """The inputs one after another along `axis`; other sizes are equal, or the run is refused.
 
     Source: https://onnx.ai/onnx/operators/onnx__Concat.html
     """
     axis = node.axis("axis", rank_of(inputs[0]), 1 if node.opset < 4 else None)
     if len(inputs) == 1:
         return inputs[0]
-    first = shape_of(inputs[0])
-    same = [
-        cast_shape(x, [*first[:axis], dims[axis], *first[axis + 1 :]], builder)
-        if len(dims := shape_of(x)) == len(first)
-        else x
-        for x in inputs
+    shapes = [shape_of(x) for x in inputs]
+    if any(len(shape) != len(shapes[0]) for shape in shapes):
+        raise node.error(f"inputs of shapes {shapes}; their ranks have to be equal")
+    common = list(shapes[0])
+    for shape in shapes[1:]:
+        # a number says more than a symbol
+        common = [
+            b if is_symbolic(a) and not is_symbolic(b) else a
+            for a, b in zip(common, shape, strict=True)
+        ]
+    parts = [
+        cast_shape(x, [*common[:axis], shape[axis], *common[axis + 1 :]], builder)
+        for x, shape in zip(inputs, shapes, strict=True)
     ]
-    return R.concat(same, axis=axis)
+    return R.concat(parts, axis=axis)
