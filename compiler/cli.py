@@ -68,6 +68,7 @@ def cli() -> None:
 @_SHAPE
 @_DATABASE
 @click.option("--keep-ir", is_flag=True, help="Keep every kernel's IR for `athanor inspect`.")
+@click.option("--no-cache", is_flag=True, help="Compile every kernel, and keep none.")
 @click.option("--profile", is_flag=True, help="Let `athanor profile` time the artifact's kernels.")
 @click.option(
     "--winograd/--no-winograd",
@@ -86,6 +87,7 @@ def compile(
     shapes: Sequence[str],
     database: Path | None,
     keep_ir: bool,
+    no_cache: bool,
     profile: bool,
     winograd: bool,
     weights_beside: bool | None,
@@ -108,6 +110,7 @@ def compile(
         keep_ir=keep_ir,
         weights_beside=weights_beside,
         profile=profile,
+        cache=not no_cache,
         winograd=winograd,
     )
 

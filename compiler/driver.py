@@ -13,7 +13,8 @@ import onnx
 from athanor.compiler.artifact import Artifact
 from athanor.compiler.extract import extract_program
 from athanor.compiler.host import Signature, print_host
-from athanor.compiler.kernels import compile_kernels
+from athanor.compiler.kernel_cache import kernel_cache
+from athanor.compiler.kernels import compile_kernels, kernel_symbols
 from athanor.compiler.link import compile_host, link_shared
 from athanor.compiler.memory import MemoryPlan, plan_memory
 from athanor.compiler.metadata import describe
@@ -47,6 +48,7 @@ def compile(
     keep_ir: bool = False,
     profile: bool = False,
     winograd: bool = True,
+    cache: bool = True,
     on_progress: Progress | None = None,
 ) -> Artifact:
     """An ONNX model -> one self-contained shared library.
@@ -59,7 +61,9 @@ def compile(
     assembly in the metadata. profile: let `Model.profile` and `athanor profile` time the artifact's
     kernels; runs that are not profiled stay as they are. winograd: let convolutions run by
     Winograd's method where it is faster; its sums differ from the direct method's by some 1e-6 of
-    the largest output. on_progress: called with (stage, done, total).
+    the largest output. cache: keep compiled kernels in the user's cache folder, and take from there
+    what was compiled before; the artifact is the same. on_progress: called with (stage, done,
+    total).
 
     Raises CompileError, with every reason at once, where the model or an option can't be compiled.
     """
@@ -71,7 +75,16 @@ def compile(
     report = on_progress or _silent
     report("import", 0, 1)
     imported = import_model(model, shapes, operators)
-    return build_artifact(imported, spec, weights_beside, keep_ir, profile, winograd, report)
+    return build_artifact(
+        imported,
+        spec,
+        weights_beside=weights_beside,
+        keep_ir=keep_ir,
+        profile=profile,
+        winograd=winograd,
+        cache=cache,
+        on_progress=report,
+    )
 
 
 def plan_program(
@@ -91,10 +104,12 @@ def plan_program(
 def build_artifact(
     imported: ImportedModel,
     target: TargetSpec,
+    *,
     weights_beside: bool | None = None,
     keep_ir: bool = False,
     profile: bool = False,
     winograd: bool = True,
+    cache: bool = True,
     on_progress: Progress | None = None,
 ) -> Artifact:
     """An imported model, or a Relax module of your own in its place -> artifact."""
@@ -116,10 +131,14 @@ def build_artifact(
     )
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)
+    kept = kernel_cache(target, cache)
+    symbols = kernel_symbols(program.kernels, kept)
     with ThreadPoolExecutor() as pool:
-        source = print_host(program, plan, names, profile)
+        source = print_host(program, plan, names, profile, symbols)
         host = pool.submit(compile_host, source, work, target)
-        kernels = compile_kernels(program.kernels, target, work, pool, keep_ir, report)
+        kernels = compile_kernels(
+            program.kernels, symbols, target, work, pool, kept, keep_ir, report
+        )
         report("link", 0, 1)
         code = link_shared([host.result(), *kernels.objects], work, target)
     metadata = describe(imported, program, plan, target, kernels, profile)

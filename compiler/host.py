@@ -38,18 +38,31 @@ class Signature:
 
 
 def print_host(
-    program: Program, plan: MemoryPlan, signature: Signature, profile: bool = False
+    program: Program,
+    plan: MemoryPlan,
+    signature: Signature,
+    profile: bool = False,
+    symbols: Mapping[str, str] | None = None,
 ) -> str:
-    """C source of the host program; profile: with a second run function that times its steps."""
-    return _Printer(program, plan, signature, profile).text()
+    """C source of the host program.
+
+    profile: with a second run function that times its steps. symbols: those of the kernels, where
+    they are not their names.
+    """
+    return _Printer(program, plan, signature, profile, symbols or {}).text()
 
 
 class _Printer:
     def __init__(
-        self, program: Program, plan: MemoryPlan, signature: Signature, profile: bool
+        self,
+        program: Program,
+        plan: MemoryPlan,
+        signature: Signature,
+        profile: bool,
+        symbols: Mapping[str, str],
     ) -> None:
         self.program, self.plan, self.signature = program, plan, signature
-        self.profile = profile
+        self.profile, self.symbols = profile, symbols
         self.places = Places(program, plan)
 
     def text(self) -> str:
@@ -81,9 +94,10 @@ class _Printer:
         declared, table, filled = [], [], []
         for name, (pointers, dims) in arity.items():
             types = ", ".join(["void *"] * pointers + ["int64_t"] * dims) or "void"
-            declared.append(f"extern int {name}({types});")
+            symbol = self.symbols.get(name, name)
+            declared.append(f"extern int {symbol}({types});")
             table.append(f"  int (*{name})({types});")
-            filled.append(f"  kernels.{name} = {name};")
+            filled.append(f"  kernels.{name} = {symbol};")
         return "\n".join(
             [
                 *declared,

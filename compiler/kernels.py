@@ -1,17 +1,24 @@
-"""Prim_funcs -> scheduled -> object files, on all cores."""
+"""Prim_funcs -> scheduled -> object files, on all cores; or object files of an earlier time."""
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm import tirx
 
+from athanor.compiler.kernel_cache import CachedKernel, KernelCache
+from athanor.schedules.rule import ScheduleWarning
 from athanor.targets import TargetSpec
 from athanor.targets.codegen import build_kernels
 from athanor.targets.rules import schedule_and_lower
+
+_STEM_LIMIT = 60
+"""Characters of a symbol that tell a reader of a disassembly what it is."""
 
 
 @dataclass
@@ -25,42 +32,96 @@ class CompiledKernels:
     """With keep_ir: each kernel's `tir`, `scheduled`, `llvm` and `asm`."""
 
 
+def kernel_symbols(kernels: Mapping[str, tirx.PrimFunc], cache: KernelCache) -> dict[str, str]:
+    """The symbol of each kernel: the same in every model that has it."""
+    symbols = {}
+    for name, func in kernels.items():
+        stem = re.sub(r"\d+(?=_|$)", "", name)[:_STEM_LIMIT]  # numbers tell it from its like
+        while (symbol := f"{stem}_{cache.key(stem, func)}") in symbols.values():
+            stem += "_"  # equal hashes of kernels that are not equal
+        symbols[name] = symbol
+    return symbols
+
+
 def compile_kernels(
     kernels: Mapping[str, tirx.PrimFunc],
+    symbols: Mapping[str, str],
     target: TargetSpec,
     work: Path,
     pool: ThreadPoolExecutor,
+    cache: KernelCache,
     keep_ir: bool,
     report: Callable[[str, int, int], None],
 ) -> CompiledKernels:
-    """Schedule each kernel, and let LLVM compile them in as many parts as there are cores.
+    """Schedule each kernel that is not in the cache, and let LLVM compile it.
 
-    Scheduling holds Python's lock, LLVM does not; kernels are dealt out in turn, for neighbours
-    tend to be alike and so the parts end at about the same time.
+    Scheduling holds Python's lock, LLVM does not: it works on one kernel while the next ones are
+    scheduled. Each kernel is an object of its own, cached or not, so that equal models become equal
+    artifacts.
     """
     result = CompiledKernels()
-    lowered: dict[str, tirx.PrimFunc] = {}
+    building: list[Future[None]] = []
     for number, (name, func) in enumerate(kernels.items()):
         report("schedule", number, len(kernels))
-        scheduled, lowered[name], result.rules[name] = schedule_and_lower(name, func, target)
-        if keep_ir:
-            alone = build_kernels({name: lowered[name]}, target)
-            result.texts[name] = {
-                "tir": func.script(),
-                "scheduled": scheduled.mod["main"].script(),
-                "llvm": alone.llvm_ir(),
-                "asm": alone.assembly(),
-            }
-    parts: list[dict[str, tirx.PrimFunc]] = [{} for _ in range(max(1, target.cores))]
-    for number, (name, func) in enumerate(lowered.items()):
-        parts[number % len(parts)][name] = func
-    filled = [part for part in parts if part]
-    report("generate code", 0, len(filled))
-
-    def build(number: int) -> Path:
-        return build_kernels(filled[number], target).save(work / f"kernels{number}.o")
-
-    for number, path in enumerate(pool.map(build, range(len(filled)))):
-        report("generate code", number + 1, len(filled))
+        symbol = symbols[name]
+        path = work / f"{symbol}.o"
         result.objects.append(path)
+        found = None if keep_ir else cache.find(_key(symbol), func)
+        if found is not None:
+            path.write_bytes(found.object_code)
+            result.rules[name] = found.rule
+            continue
+        with warnings.catch_warnings(record=True) as caught:
+            scheduled, lowered, rule = schedule_and_lower(symbol, func, target)
+        for warning in caught:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+        result.rules[name] = rule
+        if keep_ir:
+            result.texts[name] = _texts(func, scheduled.mod["main"], symbol, lowered, target)
+        # what warned is scheduled again the next time, to warn again
+        keep = None if any(w.category is ScheduleWarning for w in caught) else cache
+        building.append(pool.submit(_build, symbol, func, lowered, rule, path, target, keep))
+    for number, future in enumerate(building):
+        report("generate code", number, len(building))
+        future.result()
+    cache.prune()
     return result
+
+
+def _build(
+    symbol: str,
+    func: tirx.PrimFunc,
+    lowered: tirx.PrimFunc,
+    rule: str,
+    path: Path,
+    target: TargetSpec,
+    cache: KernelCache | None,
+) -> None:
+    """One kernel's object file, kept in the cache."""
+    build_kernels({symbol: lowered}, target).save(path)
+    if cache is not None:
+        cache.store(_key(symbol), func, CachedKernel(path.read_bytes(), rule))
+
+
+def _key(symbol: str) -> str:
+    """The cache's key, which ends the symbol."""
+    return symbol.rpartition("_")[2]
+
+
+def _texts(
+    func: tirx.PrimFunc,
+    scheduled: tirx.PrimFunc,
+    symbol: str,
+    lowered: tirx.PrimFunc,
+    target: TargetSpec,
+) -> dict[str, str]:
+    """What keep_ir keeps."""
+    alone = build_kernels({symbol: lowered}, target)
+    return {
+        "tir": func.script(),
+        "scheduled": scheduled.script(),
+        "llvm": alone.llvm_ir(),
+        "asm": alone.assembly(),
+    }

@@ -55,6 +55,7 @@ def link_shared(objects: Sequence[Path], folder: Path, target: TargetSpec) -> Pa
         "-shared",
         "-Wl,--version-script=exports.map",
         "-Wl,--as-needed",
+        "-Wl,--gc-sections",  # each kernel's object has the same conversions of 16-bit floats
         "-Wl,--no-undefined",
         "-Wl,-z,noexecstack",
         "-Wl,-z,relro,-z,now",

@@ -7,6 +7,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """A cache of the tests' own: they find nothing of the user's and leave nothing behind."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATHANOR_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def digits_model():
     """examples/digits.onnx: `image` float32[batch, 1, 8, 8] -> `probabilities` [batch, 10]."""
