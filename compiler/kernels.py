@@ -26,6 +26,8 @@ class CompiledKernels:
     """Object files of a program's kernels, and where they came from."""
 
     objects: list[Path] = field(default_factory=list)
+    symbols: Mapping[str, str] = field(default_factory=dict)
+    """The symbol of each kernel in the artifact, as a debugger or a profiler shows it."""
     rules: dict[str, str] = field(default_factory=dict)
     """The rule that scheduled each kernel."""
     texts: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -59,7 +61,7 @@ def compile_kernels(
     scheduled. Each kernel is an object of its own, cached or not, so that equal models become equal
     artifacts.
     """
-    result = CompiledKernels()
+    result = CompiledKernels(symbols=symbols)
     building: list[Future[None]] = []
     for number, (name, func) in enumerate(kernels.items()):
         report("schedule", number, len(kernels))

@@ -50,7 +50,12 @@ def describe(
         "arena_is_symbolic": bool(plan.slots),
         "weights_bytes": weight_offsets(program)[1],
         "kernels": [
-            {"name": name, "rule": kernels.rules[name], "calls": labels}
+            {
+                "name": name,
+                "symbol": kernels.symbols[name],
+                "rule": kernels.rules[name],
+                "calls": labels,
+            }
             for name, labels in calls.items()
         ],
     }

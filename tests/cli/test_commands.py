@@ -215,7 +215,7 @@ def test_inspect_kernel(athanor_command, kept_ir, show, sign):
         assert code == 0
         assert sign in out
         if show in ("llvm", "asm"):
-            assert name in out
+            assert kernel["symbol"] in out
 
 
 def test_inspect_kernel_errors(athanor_command, digits_artifact, kept_ir):
