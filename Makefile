@@ -3,6 +3,7 @@
 # make conformance   all of ONNX's backend suite
 # make bench  every speed figure measured again beside ONNX Runtime and OpenVINO, on a quiet
 #             machine; MODELS="a.onnx b.onnx" adds models
+# make fuzz   mutated models for SECONDS=600, from SEED=0
 # make docs   generated text in docs/ written again
 # make clean  everything that was made
 
@@ -26,6 +27,10 @@ conformance: $(VENV)/test.installed
 
 bench: $(VENV)/bench.installed
 	$(BIN)/python bench/run.py $(MODELS)
+
+fuzz: $(VENV)/test.installed
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) --suite \
+		--keep build/findings
 
 docs: $(VENV)/test.installed
 	$(BIN)/python docs/make_how_it_works.py
