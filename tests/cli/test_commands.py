@@ -201,8 +201,8 @@ def test_inspect_verify(athanor_command, digits_artifact, tmp_path):
 @pytest.mark.parametrize(
     ("show", "sign"),
     [
-        ("tir", "T.sblock("),
-        ("scheduled", "T.sblock("),
+        ("tir", "@T.prim_func("),
+        ("scheduled", "@T.prim_func("),
         ("llvm", "define "),
         ("asm", ".globl"),
     ],
