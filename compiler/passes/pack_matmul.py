@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax, te
@@ -46,8 +47,11 @@ class _Rewriter(GraphRewriter):
             return None
         weights = self.constant(b)
         if weights is not None and ranks[1] == 2:
+            depth, columns = weights.shape
+            if matmul.worth_dots(depth, columns, self.target):
+                rows = relax.const(np.ascontiguousarray(weights.T), "float32")
+                return self.emit(self.call(matmul.matmul_dots, a, rows, hint="matmul"), name)
             packed = matmul.pack_matmul_weight(weights, False, self.target)
-            columns = weights.shape[1]
 
             def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
                 return matmul.matmul_packed(x, w, columns)

@@ -11,18 +11,34 @@ from tvm import te, tirx
 from athanor.schedules.blocks import KIND, constant
 from athanor.targets.target import TargetSpec
 
+DOT_CYCLES = 60
+"""To add up the lanes of a dot product and store one number."""
 ROWS = "athanor.rows"
 """Block annotation: rows of the register tile that M was rounded up for."""
 
 
-def matmul_panel(target: TargetSpec) -> int:
+NARROW_COST = 1.07
+"""Time of a column in a panel of half the width: each broadcast serves half the multiply-adds."""
+
+
+def matmul_panel(target: TargetSpec, columns: int | None = None) -> int:
     """Columns of one panel of a packed weight: the width of the register tile.
 
     Two vectors, so that two multiply-add pipes share each broadcast of the left operand; four
-    where registers are many and short (32 of 128 bits), to load less for each multiply-add.
+    where registers are many and short (32 of 128 bits), to load less for each multiply-add. One
+    vector where that leaves much less of the last panel empty.
     """
     lanes = target.lanes(32)
-    return lanes * (4 if lanes <= 4 and target.vector_registers >= 32 else 2)
+    wide = lanes * (4 if lanes <= 4 and target.vector_registers >= 32 else 2)
+    if columns is None or -(-columns // lanes) * lanes * NARROW_COST > -(-columns // wide) * wide:
+        return wide
+    return lanes
+
+
+def worth_dots(depth: int, columns: int, target: TargetSpec) -> bool:
+    """Whether so few columns are better computed one by one, with lanes along `depth`."""
+    lanes = target.lanes(32)
+    return columns * (depth / lanes + DOT_CYCLES) < -(-columns // lanes) * depth
 
 
 def tile_rows(rows: int | None, panel: int) -> int:
@@ -43,11 +59,11 @@ def tile_rows(rows: int | None, panel: int) -> int:
 def pack_matmul_weight(weight: np.ndarray, transposed: bool, target: TargetSpec) -> np.ndarray:
     """Weight (K, N), or (N, K) if transposed -> panels (ceil(N / nt), K, nt), zero padded.
 
-    nt is `matmul_panel(target)`; panel p holds the columns from p * nt on.
+    nt is `matmul_panel(target, N)`; panel p holds the columns from p * nt on.
     """
     columns = weight if transposed else weight.T
     n, k = columns.shape
-    panel = matmul_panel(target)
+    panel = matmul_panel(target, n)
     panels = -(-n // panel)
     padded = np.zeros((panels * panel, k), weight.dtype)
     padded[:n] = columns
@@ -95,6 +111,16 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
         return product(*outer, flatten(inner, folded), indices[-1])
 
     return te.compute((*lead, n), wanted, name="matmul_out")
+
+
+def matmul_dots(a: te.Tensor, rows: te.Tensor) -> te.Tensor:
+    """`a @ b` for a (..., K) and few columns of b, given as rows (N, K); result (..., N)."""
+    k = te.reduce_axis((0, rows.shape[1]), name="k")
+    return te.compute(
+        (*a.shape[:-1], rows.shape[0]),
+        lambda *i: te.sum(a(*i[:-1], k) * rows[i[-1], k], axis=k),
+        name="matmul_dots",
+    )
 
 
 def batch_matmul(

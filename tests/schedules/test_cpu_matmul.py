@@ -4,10 +4,12 @@ from tvm import tirx, topi
 
 from athanor.schedules.compute.matmul import (
     batch_matmul,
+    matmul_dots,
     matmul_packed,
     matmul_panel,
     pack_matmul_weight,
     tile_rows,
+    worth_dots,
 )
 from athanor.schedules.rules.cpu_matmul import CPUMatmul
 from athanor.targets import TARGETS
@@ -17,13 +19,28 @@ from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
 
 def test_packing_pads_the_last_panel():
     panel = matmul_panel(NATIVE)
-    weight = random(3, panel + 2)
+    weight = random(3, 2 * panel - 1)
     packed = pack_matmul_weight(weight, False, NATIVE)
     assert packed.shape == (2, 3, panel)
     np.testing.assert_array_equal(packed[0], weight[:, :panel])
-    np.testing.assert_array_equal(packed[1, :, :2], weight[:, panel:])
-    assert not packed[1, :, 2:].any()
+    np.testing.assert_array_equal(packed[1, :, :-1], weight[:, panel:])
+    assert not packed[1, :, -1].any()
     np.testing.assert_array_equal(pack_matmul_weight(weight.T.copy(), True, NATIVE), packed)
+
+
+def test_panels_are_narrow_where_that_leaves_less_of_them_empty():
+    panel, lanes = matmul_panel(NATIVE), NATIVE.lanes(32)
+    assert matmul_panel(NATIVE, panel + 2) == matmul_panel(NATIVE, 1) == lanes
+    assert matmul_panel(NATIVE, panel + lanes + 1) == matmul_panel(NATIVE) == panel
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(5, 700, 1), (3, 1001, 2)])
+def test_few_columns_are_dot_products(m, k, n):
+    assert worth_dots(k, n, NATIVE) and not worth_dots(16, n, NATIVE)
+    array, weight = random(m, k), random(k, n)
+    inputs = [placeholder("a", m, k), placeholder("rows", n, k)]
+    func = prim_func(inputs, [matmul_dots(*inputs)])
+    check(func, "CPUReduction", [array, weight.T.copy()], [array @ weight])
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
