@@ -56,11 +56,16 @@ class LayoutRewriter(GraphRewriter):
         self.block = target.channel_block
         self.channels: dict[Expr, int] = {}
         """Number of channels, without padding, of every blocked value."""
+        self.stays_blocked = _read_blocked(self.main)
+        """Old values that reach a convolution or a pooling through operators that keep a layout."""
+        self.old: relax.Var | None = None
+        """The variable whose binding is rewritten."""
         self.unpacked: dict[Expr, Expr] = {}
         self.packed: dict[Expr, Expr] = {}
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         """A blocked operator where one applies, else the call over plain arguments."""
+        self.old = old
         rewrite = BLOCKED_OPERATORS.get(op_name(call) or "")
         if rewrite is not None:
             # The checker sees this class twice: here, and installed, where `rewrite` has it from.
@@ -177,6 +182,24 @@ class LayoutRewriter(GraphRewriter):
         return relax.call_tir(
             self.builder.add_func(func, name), [value], relax.TensorType(shape, "float32")
         )
+
+
+_ENDS = ("conv2d", "conv2d_transpose", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+"""Operators of relax.nn that are worth a blocked input."""
+
+
+def _read_blocked(main: relax.Function) -> set[relax.Var]:
+    """The variables that an operator of _ENDS reads, itself or through layout-keeping operators."""
+    found: set[relax.Var] = set()
+    for block in reversed(list(main.body.blocks)):
+        for binding in reversed(list(block.bindings)):
+            name = op_name(binding.value) or ""
+            ends = name.removeprefix("relax.nn.") in _ENDS or name == "relax.mean"
+            if ends or (name in BLOCKED_OPERATORS and binding.var in found):
+                relax.analysis.post_order_visit(
+                    binding.value, lambda e: found.add(e) if isinstance(e, relax.Var) else None
+                )
+    return found
 
 
 def pack_array(array: np.ndarray, block: int) -> np.ndarray:

@@ -6,12 +6,14 @@ import tvm_ffi
 from tvm import relax
 from tvm.relax import op as R
 
+from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
 from athanor.compiler.passes.rewrite import constant_array
 from athanor.compiler.passes.simplify_views import SimplifyViews
+from athanor.targets import find_target
 
 from .graphs import module, operators
 
@@ -181,3 +183,13 @@ def test_two_axes_stay():
     weight = constant(6, 3, 3, 3)
     before = module(lambda emit, x: emit(R.nn.conv2d(x, weight)), x=(1, 3, 5, 5))
     assert tvm_ffi.structural_equal(LiftConv1d()(before)["main"], before["main"])
+
+
+@pytest.mark.parametrize("read_on", [False, True])
+def test_a_convolution_of_an_image_is_blocked_only_for_readers_that_want_it(read_on):
+    def build(emit, x):
+        y = emit(R.nn.relu(emit(R.nn.conv2d(x, constant(16, 3, 3, 3)))))
+        return emit(R.nn.max_pool2d(y, (2, 2))) if read_on else y
+
+    mod = BlockLayouts(find_target("native"))(module(build, x=(1, 3, 9, 9)))
+    assert ("relax.nn.conv2d" in operators(mod)) is not read_on
