@@ -1,7 +1,8 @@
 """Measures Athanor beside ONNX Runtime and OpenVINO and writes results.json and results.md.
 
-Models: the light_ models of the onnx package with random weights, the models given as paths, and
-the shapes of shapes.py. On a quiet machine: make bench MODELS="bert.onnx gpt2.onnx"
+Models: the light_ models of the onnx package with random weights, the models given as paths, the
+shapes of shapes.py and the trees of forests.py.
+On a quiet machine: make bench MODELS="bert.onnx gpt2.onnx"
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forests
 import onnx
 import report
 import shapes
@@ -87,6 +89,9 @@ def models(folder: Path, paths: list[Path]) -> Iterator[tuple[str, str, Path]]:
     for name, model in shapes.shape_models():
         onnx.save(model, made)
         yield name, "shapes that libraries are not tuned for", made
+    for name, model in forests.forest_models():
+        onnx.save(model, made)
+        yield name, forests.KIND, made
 
 
 def kind_of(model: onnx.ModelProto) -> str:
@@ -102,7 +107,8 @@ def measure(name: str, kind: str, path: Path, arguments: argparse.Namespace) -> 
     artifact = athanor.compile(path)
     rows = []
     for threads in arguments.threads:
-        peers = bench.load_peers(path, PEERS, threads)
+        names = [peer for peer in PEERS if kind != forests.KIND or peer in forests.PEERS]
+        peers = bench.load_peers(path, names, threads)
         with artifact.load(threads=threads) as ours:
             found = bench.compare_runtimes(path, ours, peers, rounds=arguments.rounds)
         row = {

@@ -17,7 +17,9 @@ def bench():
     before = list(sys.path)
     sys.path.insert(0, str(FOLDER))
     try:
-        yield {name: importlib.import_module(name) for name in ("report", "shapes", "run")}
+        yield {
+            name: importlib.import_module(name) for name in ("report", "shapes", "forests", "run")
+        }
     finally:
         sys.path[:] = before
 
@@ -29,6 +31,12 @@ def test_shapes_are_valid_and_many(bench):
     for model in models.values():
         onnx.checker.check_model(model, full_check=True)
         assert len(model.graph.node) == 1
+
+
+def test_forests_are_valid(bench):
+    for name, model in bench["forests"].forest_models():
+        onnx.checker.check_model(model, full_check=True)
+        assert name.startswith("500 trees")
 
 
 def test_a_quick_run_writes_both_files(bench, tmp_path, monkeypatch):
