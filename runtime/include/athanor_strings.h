@@ -99,6 +99,25 @@ static inline int athanor_string_rank(AthanorRun *run, const void *x, int64_t nu
   return 0;
 }
 
+/* out[i] = whether the automaton of a pattern (frontends/onnx/regex.py) ends in a state that
+ * matches, as bool. */
+static inline int athanor_string_matches(AthanorRun *run, const void *x, int64_t num_x,
+                                         const void *classes, int64_t num_bytes, const void *next,
+                                         int64_t num_next, const void *matches, int64_t num_states,
+                                         void *out, int64_t n) {
+  (void)run, (void)num_x, (void)num_bytes;
+  const uint8_t *class_of = (const uint8_t *)classes;
+  const int64_t num_classes = num_next / num_states;
+  for (int64_t i = 0; i < n; i++) {
+    const uint8_t *text = ((const uint8_t *const *)x)[i];
+    int64_t state = 0;
+    while (*text)
+      state = ((const int32_t *)next)[state * num_classes + class_of[*text++]];
+    ((uint8_t *)out)[i] = ((const uint8_t *)matches)[state];
+  }
+  return 0;
+}
+
 /* The bytes of the white space at `text` in UTF-8; 0 where there is none. */
 static inline size_t athanor_space(const char *text) {
   const unsigned char *u = (const unsigned char *)text;

@@ -246,6 +246,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "SplitToSequence", 11): sequences.split_to_sequence,
     ("", "Sqrt", 6): unary(R.sqrt),
     ("", "Squeeze", 1): shape.squeeze,
+    ("", "RegexFullMatch", 20): strings.regex_full_match,
     ("", "StringConcat", 20): strings.concat,
     ("", "StringSplit", 20): strings.split,
     ("", "Sub", 6): binary(R.subtract),

@@ -14,6 +14,8 @@ from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.operators import Converter
 from athanor.frontends.onnx.ops.broadcasting import broadcast_shape, unify
 from athanor.frontends.onnx.ops.data_dependent import take_rows, unique
+from athanor.frontends.onnx.regex import compile_regex
+from athanor.frontends.onnx.regex_syntax import RegexError
 from athanor.frontends.onnx.small_types import STRING, Carried
 from athanor.frontends.onnx.tensors import reshape, shape_of
 from athanor.frontends.onnx.text import encoded, host_call, string_constant
@@ -94,6 +96,22 @@ def split(node: Node, inputs: Inputs, builder: ImportBuilder) -> tuple[Any, ...]
     (width,) = builder.late_dims(most, 1)
     (parts,) = host_call("string_split", operands, [([*shape, width], "int64")], builder)
     return Carried(parts, STRING), counts
+
+
+@only_strings
+def regex_full_match(node: Node, inputs: Inputs, builder: ImportBuilder) -> relax.Expr:
+    """Whether each whole string matches the pattern, in RE2's syntax.
+
+    Source: https://onnx.ai/onnx/operators/onnx__RegexFullMatch.html
+    """
+    pattern = node.string("pattern", "")
+    try:
+        automaton = compile_regex(pattern)
+    except RegexError as error:
+        raise node.error(f"pattern={pattern!r}: {error}") from None
+    tables = (automaton.classes, automaton.next, automaton.matches)
+    operands = [inputs[0], *(constant(table) for table in tables)]
+    return host_call("string_matches", operands, [(shape_of(inputs[0]), "bool")], builder)[0]
 
 
 def places_of(x: relax.Expr, keys: Sequence[Any], what: str, builder: ImportBuilder) -> relax.Expr:
