@@ -1,7 +1,8 @@
-"""Resize and Upsample, for fixed sizes of the resized axes.
+"""Resize and Upsample.
 
-Which elements an output reads, and with which weights, depends on shapes alone: it is worked out
-with NumPy in float64 at import, one axis at a time, and becomes a constant table.
+Which elements an output reads, and with which weights, depends on shapes alone: where these are
+known it is worked out with NumPy in float64 at import, one axis at a time, and becomes a constant
+table; otherwise see resize_run_time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.known import constant, is_symbolic
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.tensors import cast, compute, dtype_of, is_float, scalar, shape_of
+from athanor.frontends.onnx.ops import resize_run_time
+from athanor.frontends.onnx.ops.resize_run_time import Plan
+from athanor.frontends.onnx.tensors import (
+    as_constant,
+    cast,
+    compute,
+    dtype_of,
+    is_float,
+    scalar,
+    shape_of,
+)
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -45,37 +56,47 @@ class _Axis:
     end: float
 
 
-def upsample(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def upsample(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
     """Scaled up with asymmetric coordinates; nearest takes the floor.
 
     Source: https://onnx.ai/onnx/operators/onnx__Upsample.html
     """
-    scales = node.floats("scales") if node.has("scales") else node.constant(1, "scales").tolist()
+    scales = constant(np.array(node.floats("scales"))) if node.has("scales") else inputs[1]
     return _scaled(node, inputs[0], scales, builder)
 
 
-def resize_10(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def resize_10(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
     """Opset 10: scales as input 1, asymmetric coordinates; nearest takes the floor.
 
     Source: https://onnx.ai/onnx/operators/onnx__Resize.html
     """
-    return _scaled(node, inputs[0], node.constant(1, "scales").tolist(), builder)
+    return _scaled(node, inputs[0], inputs[1], builder)
 
 
-def _scaled(node: Node, x: relax.Expr, scales: list[float], builder: Builder) -> relax.Expr:
+def _scaled(node: Node, x: relax.Expr, given: relax.Expr, builder: Any) -> relax.Expr:
     dims = shape_of(x)
-    if len(scales) != len(dims):
-        raise node.error(f"{len(scales)} scales for a rank-{len(dims)} input")
-    axes = [
-        _Axis(a, d, math.floor(d * s), s, 0.0, 1.0)
-        for a, (d, s) in enumerate(zip(dims, scales, strict=True))
-        if s != 1.0 and _fixed(node, a, d)
-    ]
-    mode = node.string("mode", "nearest")
-    return _resize(node, x, axes, mode, "asymmetric", "floor", builder)
+    if shape_of(given) != [len(dims)]:
+        raise node.error(f"scales {shape_of(given)} for a rank-{len(dims)} input")
+    scales, mode = as_constant(given), node.string("mode", "nearest")
+    axes = [a for a in range(len(dims)) if scales is None or scales[a] != 1.0]
+    if scales is None or any(is_symbolic(dims[a]) for a in axes):
+        part = given if scales is None else constant(scales[axes])
+        plan = Plan(axes, part, None, None, "stretch", mode, "asymmetric", "floor")
+        _check_mode(node, mode, "floor")
+        return resize_run_time.resize(node, x, plan, builder) if axes else x
+    known: list[_Axis] = []
+    for axis in axes:
+        scale = float(scales[axis])
+        known.append(_Axis(axis, dims[axis], math.floor(dims[axis] * scale), scale, 0.0, 1.0))
+    return _resize(node, x, known, mode, "asymmetric", "floor", builder)
 
 
-def resize(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def _check_mode(node: Node, mode: str, nearest: str) -> None:
+    if mode not in ("nearest", "linear", "cubic") or nearest not in _NEAREST:
+        raise node.error(f"mode={mode!r} with nearest_mode={nearest!r} is not a standard mode")
+
+
+def resize(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
     """Interpolated to new sizes: nearest, linear or cubic, with all coordinate modes.
 
     inputs: x, roi (tf_crop_and_resize only), scales or sizes. Attributes: antialias, axes,
@@ -89,66 +110,64 @@ def resize(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     coordinates = node.string("coordinate_transformation_mode", "half_pixel")
     if coordinates not in _COORDINATES:
         raise node.error(f"coordinate_transformation_mode={coordinates!r} is not a standard mode")
-    roi = [0.0] * len(chosen) + [1.0] * len(chosen)
-    if coordinates == "tf_crop_and_resize":
-        roi = [float(value) for value in node.constant(1, "roi")]
-    scales = _optional(node, inputs, 2, "scales")
-    sizes = _optional(node, inputs, 3, "sizes")
+    mode = node.string("mode", "nearest")
+    nearest = node.string("nearest_mode", "round_prefer_floor")
+    _check_mode(node, mode, nearest)
+    crops = coordinates == "tf_crop_and_resize"
+    scales, sizes = (_operand(node, inputs, index) for index in (2, 3))
     given = scales if scales is not None else sizes
-    if given is None or len(given) != len(chosen):
+    if given is None or shape_of(given) != [len(chosen)]:
         raise node.error(f"scales or sizes need one value for each of the {len(chosen)} axes")
-    plan: list[_Axis] = []
-    wanted: list[tuple[int, float]] = []
-    if scales is None:
-        wanted = _keep_aspect(node, [dims[a] for a in chosen], [int(v) for v in given])
-    for position, axis in enumerate(chosen):
-        start, end = roi[position], roi[position + len(chosen)]
-        if scales is not None:
-            scale = float(scales[position])
-            if scale == 1.0 and coordinates != "tf_crop_and_resize":
-                continue
-            _fixed(node, axis, dims[axis])
-            size = math.floor(dims[axis] * scale * (end - start))
-        else:
-            size, scale = wanted[position]
-            if (
-                not is_symbolic(dims[axis])
-                and size == dims[axis]
-                and (coordinates != "tf_crop_and_resize")
-            ):
-                continue
-            _fixed(node, axis, dims[axis])
-        plan.append(_Axis(axis, dims[axis], size, scale, start, end))
-    mode, nearest = (
-        node.string("mode", "nearest"),
-        node.string("nearest_mode", "round_prefer_floor"),
+    region = inputs[1] if crops else None
+    if crops and (region is None or shape_of(region) != [2 * len(chosen)]):
+        raise node.error(f"roi needs two values for each of the {len(chosen)} axes")
+    policy = node.string("keep_aspect_ratio_policy", "stretch")
+    if policy not in ("stretch", "not_larger", "not_smaller"):
+        raise node.error(f"keep_aspect_ratio_policy={policy!r} is not a standard policy")
+
+    values = [as_constant(operand) for operand in (given, region) if operand is not None]
+    factors = as_constant(scales) if scales is not None else None
+    if factors is not None and not crops:
+        # what is not scaled may have any size
+        kept = [index for index in range(len(chosen)) if factors[index] != 1.0]
+        chosen, scales = [chosen[index] for index in kept], constant(factors[kept])
+        values = [factors[kept]]
+    if not chosen:
+        return x
+    if any(v is None for v in values) or any(is_symbolic(dims[axis]) for axis in chosen):
+        plan = Plan(chosen, scales, sizes, region, policy, mode, coordinates, nearest)
+        return resize_run_time.resize(node, x, plan, builder)
+    numbers = [float(value) for value in values[0]]
+    ends = [0.0] * len(chosen) + [1.0] * len(chosen)
+    if crops:
+        ends = [float(value) for value in values[1]]
+    known: list[_Axis] = []
+    wanted = (
+        _keep_aspect(policy, [dims[axis] for axis in chosen], numbers) if scales is None else []
     )
-    return _resize(node, x, plan, mode, coordinates, nearest, builder)
+    for position, axis in enumerate(chosen):
+        start, end = ends[position], ends[position + len(chosen)]
+        scale = numbers[position] if scales is not None else wanted[position][1]
+        size = math.floor(dims[axis] * scale * (end - start))
+        if scales is None:
+            size = wanted[position][0]
+        if crops or size != dims[axis] or scale != 1.0:
+            known.append(_Axis(axis, dims[axis], size, scale, start, end))
+    return _resize(node, x, known, mode, coordinates, nearest, builder)
 
 
-def _optional(node: Node, inputs: Inputs, index: int, what: str) -> list[float] | None:
+def _operand(node: Node, inputs: Inputs, index: int) -> relax.Expr | None:
+    """An optional operand, for which an empty tensor may stand."""
     if not node.has_input(index, inputs) or shape_of(inputs[index]) == [0]:
         return None
-    return node.constant(index, what).tolist()
+    return inputs[index]
 
 
-def _fixed(node: Node, axis: int, dim: Any) -> bool:
-    if is_symbolic(dim):
-        raise node.error(f"axis {axis} has the symbolic dimension {dim}; fix it with shapes=")
-    return True
-
-
-def _keep_aspect(node: Node, dims: list[Any], sizes: list[int]) -> list[tuple[int, float]]:
+def _keep_aspect(policy: str, dims: list[int], sizes: list[float]) -> list[tuple[int, float]]:
     """Sizes and scales after keep_aspect_ratio_policy."""
-    policy = node.string("keep_aspect_ratio_policy", "stretch")
+    ratios = [size / dim if dim else 1.0 for dim, size in zip(dims, sizes, strict=True)]
     if policy == "stretch":
-        return [
-            (size, 1.0 if is_symbolic(dim) else size / dim)
-            for dim, size in zip(dims, sizes, strict=True)
-        ]
-    if policy not in ("not_larger", "not_smaller") or any(is_symbolic(dim) for dim in dims):
-        raise node.error(f"keep_aspect_ratio_policy={policy!r} for dimensions {dims}")
-    ratios = [size / dim for dim, size in zip(dims, sizes, strict=True)]
+        return [(int(size), ratio) for size, ratio in zip(sizes, ratios, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     return [(math.floor(scale * dim + 0.5), scale) for dim in dims]
 
@@ -162,8 +181,7 @@ def _resize(
     nearest: str,
     builder: Builder,
 ) -> relax.Expr:
-    if mode not in ("nearest", "linear", "cubic") or nearest not in _NEAREST:
-        raise node.error(f"mode={mode!r} with nearest_mode={nearest!r} is not a standard mode")
+    _check_mode(node, mode, nearest)
     dtype = dtype_of(x)
     outside: list[tuple[int, np.ndarray]] = []
     for axis in plan:
