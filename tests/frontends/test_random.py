@@ -104,3 +104,22 @@ def test_multinomial(dtype):
     assert result.dtype == onnx.helper.tensor_dtype_to_np_dtype(dtype)
     shares = [np.bincount(row, minlength=3) / row.size for row in result]
     np.testing.assert_allclose(shares, [[0.1, 0.2, 0.7], [0.6, 0.4, 0]], atol=0.015)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.75])
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout(ratio, training):
+    x = np.ones((100, COUNT // 100), np.float32)
+    inputs = [x, np.float32(ratio), np.bool_(training)]
+    y, mask = run(one_node("Dropout", inputs, 2, 22, seed=3), inputs)
+    if not training:
+        ratio = 0.0
+    np.testing.assert_allclose(y, mask / np.float32(1 - ratio), rtol=1e-6)
+    deviation = (ratio * (1 - ratio) / COUNT) ** 0.5
+    assert abs(mask.mean() - (1 - ratio)) <= 4 * deviation
+
+
+def test_dropout_without_training():
+    x = np.arange(6, dtype=np.float32)
+    (y,) = run(one_node("Dropout", [x], 1, 22), [x])
+    np.testing.assert_array_equal(y, x)

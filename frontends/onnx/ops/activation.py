@@ -111,16 +111,8 @@ def _first_maximum(x: relax.Expr, axis: int, builder: Builder) -> relax.Expr:
     return compute(builder, "hardmax", kernel, largest)
 
 
-def dropout(node: Node, inputs: Inputs, builder: Builder) -> tuple[Any, ...]:
-    """Inference: the input as it is; the mask, when asked for, is all true.
-
-    Opset 12 brings training_mode as input 2, which has to be false.
-    Source: https://onnx.ai/onnx/operators/onnx__Dropout.html
-    """
-    if node.opset >= 12 and node.has_input(2, inputs):
-        ratio = node.constant(1, "ratio").item() if node.has_input(1, inputs) else 0.5
-        if node.constant(2, "training_mode").item() and ratio != 0:
-            raise node.error("training_mode=true is not supported; export the model for inference")
+def inference_dropout(node: Node, inputs: Inputs, builder: Builder) -> tuple[Any, ...]:
+    """Dropout outside of training: the input as it is; the mask, when asked for, is all true."""
     x = inputs[0]
     if len(node.outputs) < 2 or not node.outputs[1]:
         return (x,)

@@ -1,4 +1,4 @@
-"""Normalizations in inference mode."""
+"""Normalizations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tvm import relax, te, tirx
 from athanor.frontends.onnx.known import constant, is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.tensors import (
+    accumulation_dtype,
     as_constant,
     cast,
     compute,
@@ -26,15 +27,37 @@ Inputs = list[relax.Expr]
 Builder = relax.BlockBuilder
 
 
-def batch_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def batch_normalization(node: Node, inputs: Inputs, builder: Builder) -> Any:
     """`(x - mean) / sqrt(var + epsilon) * scale + bias` per channel (axis 1).
 
     It becomes one multiplication and one addition; with constant statistics both vectors are
-    computed here, so that a convolution before it can take them into its weights.
+    computed here, so that a convolution before it can take them into its weights. In training mode
+    (opset 14) mean and variance are the batch's; the running ones come out behind the result.
     Source: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
     """
+    if node.opset >= 14 and node.int("training_mode", 0):
+        return _train_batch_normalization(node, inputs, builder)
+    return _normalize_batch(node, inputs, builder)
+
+
+def _train_batch_normalization(node: Node, inputs: Inputs, builder: Builder) -> tuple[Any, ...]:
+    x, scale, bias, *running = inputs[:5]
+    axes = [axis for axis in range(rank_of(x)) if axis != 1]
+    wide = dtype_of(running[0])
+    values = cast(x, accumulation_dtype(dtype_of(x)), builder)
+    batch = [builder.emit(function(values, axes)) for function in (R.mean, R.variance)]
+    batch = [cast(value, wide, builder) for value in batch]
+    momentum = node.float("momentum", 0.9)
+    updated = []
+    for old, new in zip(running, batch, strict=True):
+        kept = builder.emit(R.multiply(old, scalar(momentum, wide)))
+        updated.append(builder.emit(R.add(kept, R.multiply(new, scalar(1 - momentum, wide)))))
+    return _normalize_batch(node, [x, scale, bias, *batch], builder), *updated
+
+
+def _normalize_batch(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     x, scale, bias, mean, var = inputs[:5]
-    if node.int("training_mode", 0) or (node.opset < 7 and not node.int("is_test", 0)):
+    if node.opset < 7 and not node.int("is_test", 0):
         raise node.error("training mode is not supported; export the model for inference")
     if node.opset < 9 and not node.int("spatial", 1):
         raise node.error("spatial=0 is not supported; only statistics per channel are")

@@ -116,7 +116,7 @@ def _corners(position: Any, dim: int) -> list[tuple[Any, Any]]:
     return corners
 
 
-def col2im(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def col2im(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
     """Images that patches are added up into, each where it was taken from.
 
     inputs: x (N, C * block elements, patches), image_shape, block_shape. Attributes: dilations,
@@ -168,7 +168,7 @@ def col2im(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     return compute(builder, "col2im", kernel, x, *shapes)
 
 
-def max_unpool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def max_unpool(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
     """MaxPool undone: each element where its index says, 0 elsewhere.
 
     inputs: x, indices (flat, in the tensor that the attributes give the shape of), optional
@@ -199,11 +199,23 @@ def max_unpool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     y = reshape(builder.emit(call), shape, builder)
     if not node.has_input(2, inputs):
         return y
-    wanted = [int(dim) for dim in node.constant(2, "output_shape")]
-    ends = [want - have for want, have in zip(wanted, shape, strict=False)]
-    if len(wanted) != len(shape) or min(ends) < 0:
-        raise node.error(f"output_shape={wanted} is smaller than {shape}")
-    return R.nn.pad(y, [pad for end in ends for pad in (0, end)]) if any(ends) else y
+    wanted = node.elements(2, "output_shape")
+    if len(wanted) != len(shape):
+        raise node.error(f"output_shape={wanted} for a result of shape {shape}")
+    for want, have in zip(wanted, shape, strict=True):
+        if is_symbolic(want):
+            builder.require(want >= have, f"output_shape has to be at least {shape}")
+        elif want < have:
+            raise node.error(f"output_shape={wanted} is smaller than {shape}")
+
+    def corner(data: te.Tensor, dims: list[Any]) -> te.Tensor:
+        def element(*i: Any) -> Any:
+            inside = [place < dim for place, dim in zip(i, data.shape, strict=True)]
+            return tirx.if_then_else(tirx.all(*inside), data(*i), tirx.const(0, data.dtype))
+
+        return te.compute(tuple(dims), element, name="unpool_corner")
+
+    return compute(builder, "unpool_corner", corner, y, relax.ShapeExpr(wanted))
 
 
 def _unpool_kernel(count: int, total: int, dtype: str) -> tirx.PrimFunc:

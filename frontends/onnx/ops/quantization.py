@@ -147,8 +147,9 @@ def dequantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Exp
         raise node.error(f"dequantization of {small or dtype_of(x)} is not supported")
     if zero_point is not None and node.small_type(2) != small:
         raise node.error(f"x and the zero point have different types: {small or dtype_of(x)}")
-    if small in SMALL_FLOATS:
-        zero_point = _no_zero_point(node, zero_point)
+    offset = as_constant(zero_point) if small in SMALL_FLOATS and zero_point is not None else None
+    if offset is not None and not offset.any():
+        zero_point = None  # it only tells the type
     if dtype not in SCALES or dtype_of(scale) not in SCALES:
         raise node.error(f"a scale of {dtype_of(scale)} with result {dtype} is not supported")
     if zero_point is not None and dtype_of(zero_point) != dtype_of(x):
@@ -182,7 +183,7 @@ def _dequantized(
     """As the kernel computes it, in place to keep one array of 4 bytes an element."""
     whole = x.astype(np.float32 if x.dtype.name in SMALL_FLOATS else np.int32)
     if zero_point is not None:
-        whole -= zero_point.astype(np.int32)
+        whole -= zero_point.astype(whole.dtype)
     result = whole.astype(np.float32)
     result *= scale.astype(np.float32)
     return result.astype(np_dtype(dtype), copy=False)

@@ -17,8 +17,18 @@ from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.known import is_symbolic
 from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.ops.activation import inference_dropout
 from athanor.frontends.onnx.tensor_data import np_dtype_of
-from athanor.frontends.onnx.tensors import FLOATS, cast, compute, dtype_of, rank_of, shape_of
+from athanor.frontends.onnx.tensors import (
+    FLOATS,
+    accumulation_dtype,
+    cast,
+    compute,
+    dtype_of,
+    rank_of,
+    scalar,
+    shape_of,
+)
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -159,3 +169,41 @@ def multinomial(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     noisy = compute(builder, "multinomial", kernel, inputs[0])
     return cast(builder.emit(R.argmax(noisy, axis=-1)), dtype, builder)
+
+
+def dropout(node: Node, inputs: Inputs, builder: Builder) -> tuple[Any, ...]:
+    """Some elements 0 and the others scaled up, in training; otherwise the input as it is.
+
+    inputs: x, optional ratio of zeros (default 0.5), optional training_mode (opset 12). Results: y,
+    and a bool mask of the elements that stay.
+    Source: https://onnx.ai/onnx/operators/onnx__Dropout.html
+    """
+    mode = node.known[2] if node.has_input(2, inputs) else None
+    trains = node.opset >= 12 and node.has_input(2, inputs)
+    if not trains or (mode is not None and mode.is_constant and not mode.elements.any()):
+        return inference_dropout(node, inputs, builder)
+    x = inputs[0]
+    dtype = dtype_of(x)
+    work = accumulation_dtype(dtype)
+    ratio = inputs[1] if node.has_input(1, inputs) else scalar(0.5, "float32")
+    draw = _uniform(_seed(node))
+
+    def kernel(data: te.Tensor, chance: te.Tensor, training: te.Tensor) -> list[te.Tensor]:
+        def first(value: te.Tensor) -> Any:
+            return value(*[0] * len(value.shape))
+
+        def stays(*i: Any) -> Any:
+            drawn = draw(0, _position(i, data.shape)) >= first(chance).astype("float32")
+            return tirx.any(drawn, tirx.Not(first(training)))
+
+        def element(*i: Any) -> Any:
+            one = tirx.const(1, work)
+            rest = one - first(chance).astype(work)
+            value = data(*i).astype(work) / tirx.Select(first(training), rest, one)
+            return tirx.Select(mask(*i), value, tirx.const(0, work)).astype(dtype)
+
+        mask = te.compute(data.shape, stays, name="dropout_mask")
+        return [te.compute(data.shape, element, name="dropout"), mask]
+
+    both = compute(builder, "dropout", kernel, x, ratio, inputs[2])
+    return tuple(builder.emit(relax.TupleGetItem(both, index)) for index in range(2))

@@ -134,13 +134,14 @@ def resize(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
         values = [factors[kept]]
     if not chosen:
         return x
-    if any(v is None for v in values) or any(is_symbolic(dims[axis]) for axis in chosen):
+    known_values = [value for value in values if value is not None]
+    if len(known_values) < len(values) or any(is_symbolic(dims[axis]) for axis in chosen):
         plan = Plan(chosen, scales, sizes, region, policy, mode, coordinates, nearest)
         return resize_run_time.resize(node, x, plan, builder)
-    numbers = [float(value) for value in values[0]]
+    numbers = [float(value) for value in known_values[0]]
     ends = [0.0] * len(chosen) + [1.0] * len(chosen)
     if crops:
-        ends = [float(value) for value in values[1]]
+        ends = [float(value) for value in known_values[1]]
     known: list[_Axis] = []
     wanted = (
         _keep_aspect(policy, [dims[axis] for axis in chosen], numbers) if scales is None else []
