@@ -93,7 +93,11 @@ def pack_winograd_weight(weight: np.ndarray, plan: Conv2dPlan, tile: int) -> np.
         start = plan.start(channel // plan.out_block)
         assert isinstance(start, int)
         first = channel // group_out * group_in - start * plan.reduction_block
-        full[channel, first : first + group_in] = matrix @ weight[channel] @ matrix.T
+        rows = weight[channel].astype(np.float64).reshape(-1, taps) @ matrix.T  # (I * r, n)
+        square = matrix @ rows.reshape(group_in, taps, count).transpose(1, 0, 2).reshape(taps, -1)
+        full[channel, first : first + group_in] = square.reshape(count, group_in, count).swapaxes(
+            0, 1
+        )
     split = full.reshape(blocks, plan.out_block, depth, count, count).transpose(0, 3, 4, 2, 1)
     shape = (blocks, count, count, plan.reduction_steps, plan.reduction_block, plan.out_block)
     return np.ascontiguousarray(split).reshape(shape)
