@@ -36,8 +36,8 @@ _UNARY = (
 _UNARY_FULL = ("ceil", "cos", "exp", "floor", "log", "round", "rsqrt", "sin", "sqrt", "square")
 """Only where channels fill their blocks: padding could become infinite or NaN."""
 _BINARY = ("add", "maximum", "minimum", "multiply", "subtract")
-_FEW_CHANNELS = 4
-"""Input channels up to which the plain layout is as fast, if nothing else wants blocks."""
+_FEW_PRODUCTS = 32
+"""Of one output, up to which the plain layout is as fast if nothing else wants blocks."""
 _BINARY_FULL = ("divide", "power")
 
 
@@ -77,7 +77,8 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     if plan is None:
         return None
     alone = not graph.is_blocked(data) and graph.old not in graph.stays_blocked
-    if in_channels <= _FEW_CHANNELS and alone:
+    few = weights[0].size <= _FEW_PRODUCTS and max(_pair(attrs.strides)) <= 2
+    if plan.in_block == 1 and few and alone:
         return None  # the result would be unpacked at once
     source = graph.input_in_blocks(data, in_channels, plan.in_block)
     options: dict[str, Any] = dict(

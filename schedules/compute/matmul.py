@@ -13,6 +13,9 @@ from athanor.targets.target import TargetSpec
 
 DOT_CYCLES = 60
 """To add up the lanes of a dot product and store one number."""
+STREAM_ROWS = 0.8
+"""Rows that could be multiplied in the time that streaming the panel past a tile adds: measured
+for 6 rows of two 256-bit vectors; where tiles are larger, the stream hides behind them."""
 ROWS = "athanor.rows"
 """Block annotation: rows of the register tile that M was rounded up for."""
 
@@ -41,19 +44,26 @@ def worth_dots(depth: int, columns: int, target: TargetSpec) -> bool:
     return columns * (depth / lanes + DOT_CYCLES) < -(-columns // lanes) * depth
 
 
-def tile_rows(rows: int | None, panel: int) -> int:
+def tile_rows(rows: int | None, panel: int, depth: int | None = None) -> int:
     """Rows of the register tile for `rows` rows in all (None: symbolic) and that panel width.
 
+    depth: elements from one row to the next, where the tile reads the rows where they lie.
+
     At most what the accumulators leave of the registers: 6 rows of 2 vectors (16 registers), 14
-    of 2 (32 registers), 6 of 4. Among those the largest that rounds `rows` up by least.
+    of 2 (32 registers), 6 of 4. Among those the one that takes least time for rows, empty ones
+    too, and for the panel that every tile streams once from the L2 cache.
     """
     most = 14 if panel >= 32 else 6
+    if depth is not None:
+        # Rows a multiple of 4 KiB apart meet in one set of the L1 cache, which has 8 lines or more.
+        most = min(most, 8 * (4096 // math.gcd(4 * depth, 4096)))
     if rows is None:
-        return 8 if panel >= 32 else most
+        return min(8, most) if panel >= 32 else most
     if rows <= most:
         return max(1, rows)
     # Half-filled tiles do not hide the latency of the multiply-add: four rows at least.
-    return min(range(most, 3, -1), key=lambda tile: (math.ceil(rows / tile) * tile, -tile))
+    stream = STREAM_ROWS if panel < 32 else STREAM_ROWS / 4
+    return min(range(most, 3, -1), key=lambda tile: math.ceil(rows / tile) * (tile + stream))
 
 
 def pack_matmul_weight(weight: np.ndarray, transposed: bool, target: TargetSpec) -> np.ndarray:
@@ -89,7 +99,7 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
         math.prod(int(dim) for dim in folded) if _is_static(folded) else _symbol(folded)
     )
     known = constant(total)
-    rows = tile_rows(known, panel)
+    rows = tile_rows(known, panel, depth)
     padded, exact = _round_up(total, rows), _divides(total, rows)
     k = te.reduce_axis((0, depth), name="k")
 
@@ -138,7 +148,7 @@ def batch_matmul(
     batch = [y if constant(x) == 1 else x for x, y in zip(batch_a, batch_b, strict=True)]
     m, depth = (a1, a0) if transpose_a else (a0, a1)
     n = b0 if transpose_b else b1
-    rows = tile_rows(constant(m), panel)
+    rows = tile_rows(constant(m), panel, None if transpose_a else constant(depth))
     padded, panels = _round_up(m, rows), _round_up(n, panel, count=True)
     exact_rows, exact_columns = _divides(m, rows), _divides(n, panel)
 
