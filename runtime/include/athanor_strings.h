@@ -99,6 +99,79 @@ static inline int athanor_string_rank(AthanorRun *run, const void *x, int64_t nu
   return 0;
 }
 
+/* The code point at `text` and how many bytes it has: 1, and the byte less 2^31, where these are no
+ * UTF-8. */
+static inline int32_t athanor_decode(const uint8_t *text, int *size) {
+  static const int32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+  const uint8_t first = text[0];
+  const int length = first < 0x80           ? 1
+                     : (first >> 5) == 0x06 ? 2
+                     : (first >> 4) == 0x0E ? 3
+                     : (first >> 3) == 0x1E ? 4
+                                            : 0;
+  int32_t code = length == 1 ? first : length ? first & (0x7F >> length) : 0;
+  *size = length ? length : 1;
+  for (int i = 1; i < length; i++) {
+    if ((text[i] & 0xC0) != 0x80) return *size = 1, INT32_MIN + first;
+    code = code << 6 | (text[i] & 0x3F);
+  }
+  return length && code >= least[length] && code < 0x110000 ? code
+                                                            : (*size = 1, INT32_MIN + first);
+}
+
+static inline uint8_t *athanor_encode(int32_t code, uint8_t *at) {
+  if (code < 0x80) { /* or what was no UTF-8 */
+    *at++ = (uint8_t)(code & 0xFF);
+  } else if (code < 0x800) {
+    *at++ = (uint8_t)(0xC0 | code >> 6);
+    *at++ = (uint8_t)(0x80 | (code & 0x3F));
+  } else if (code < 0x10000) {
+    *at++ = (uint8_t)(0xE0 | code >> 12);
+    *at++ = (uint8_t)(0x80 | (code >> 6 & 0x3F));
+    *at++ = (uint8_t)(0x80 | (code & 0x3F));
+  } else {
+    *at++ = (uint8_t)(0xF0 | code >> 18);
+    *at++ = (uint8_t)(0x80 | (code >> 12 & 0x3F));
+    *at++ = (uint8_t)(0x80 | (code >> 6 & 0x3F));
+    *at++ = (uint8_t)(0x80 | (code & 0x3F));
+  }
+  return at;
+}
+
+/* out[i] = x[i] with each code point of `from`, which is sorted, changed to that of `to`. */
+static inline int athanor_string_changed(AthanorRun *run, const void *x, int64_t num_x,
+                                         const void *from, int64_t num_from, const void *to,
+                                         int64_t num_to, void *out, int64_t n) {
+  (void)num_x, (void)num_to;
+  const int32_t *key = (const int32_t *)from;
+  uint64_t size = 0;
+  /* a code point may become one of more bytes, at most of four for one */
+  for (int64_t i = 0; i < n; i++) size += 4 * (uint64_t)strlen(((AthanorText *)x)[i]) + 1;
+  uint8_t *at = (uint8_t *)run->services->run_alloc(run, size);
+  if (!at) return -1;
+  for (int64_t i = 0; i < n; i++) {
+    const uint8_t *text = ((const uint8_t *const *)x)[i];
+    ((uint8_t **)out)[i] = at;
+    while (*text) {
+      int bytes;
+      int32_t code = athanor_decode(text, &bytes);
+      int64_t low = 0, high = num_from;
+      while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (key[middle] < code)
+          low = middle + 1;
+        else
+          high = middle;
+      }
+      if (low < num_from && key[low] == code) code = ((const int32_t *)to)[low];
+      at = athanor_encode(code, at);
+      text += bytes;
+    }
+    *at++ = 0;
+  }
+  return 0;
+}
+
 /* out[i] = whether the automaton of a pattern (frontends/onnx/regex.py) ends in a state that
  * matches, as bool. */
 static inline int athanor_string_matches(AthanorRun *run, const void *x, int64_t num_x,
