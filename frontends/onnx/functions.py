@@ -6,7 +6,7 @@ depend on input types are asked for while converting, when the types are known.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -17,6 +17,8 @@ from athanor.errors import CompileError
 from athanor.frontends.onnx.operators import Operators, walk_nodes
 from athanor.frontends.onnx.opsets import canonical_domain, read_opsets
 
+_MOST_NODES = 1 << 18  # the largest exported networks have some 20,000
+_MOST_CALLS = 64
 _MAX_ROUNDS = 8  # a body may call operators that have bodies themselves
 
 
@@ -27,6 +29,7 @@ def inline_functions(skeleton: onnx.ModelProto, operators: Operators) -> onnx.Mo
     """
     try:
         if skeleton.functions:
+            _check_expansion(skeleton)
             skeleton = onnx.inliner.inline_local_functions(skeleton)
         for _ in range(_MAX_ROUNDS):
             wanted = _with_body(skeleton, operators)
@@ -41,6 +44,29 @@ def inline_functions(skeleton: onnx.ModelProto, operators: Operators) -> onnx.Mo
     except RuntimeError as error:
         raise CompileError(f"a function body can't be expanded: {error}") from error
     return skeleton
+
+
+def _check_expansion(skeleton: onnx.ModelProto) -> None:
+    """Refuse functions that call themselves, and few small ones that expand to very many nodes."""
+    bodies = {(canonical_domain(f.domain), f.name, f.overload): f for f in skeleton.functions}
+    sizes: dict[tuple[str, str, str], int] = {}
+
+    def size(nodes: Iterable[onnx.NodeProto], callers: tuple[Any, ...]) -> int:
+        total = 0
+        for node in walk_nodes(nodes):
+            key = (canonical_domain(node.domain), node.op_type, node.overload)
+            if key in callers:
+                raise CompileError(f"function {key[1]!r} of domain {key[0]!r} calls itself")
+            if len(callers) > _MOST_CALLS:
+                raise CompileError(f"functions call each other more than {_MOST_CALLS} deep")
+            if key in bodies and key not in sizes:
+                sizes[key] = size(bodies[key].node, (*callers, key))
+            total += sizes.get(key, 1)
+        return total
+
+    total = size(skeleton.graph.node, ())
+    if total > _MOST_NODES:
+        raise CompileError(f"functions expand to {total} nodes; at most {_MOST_NODES} are taken")
 
 
 def _with_body(skeleton: onnx.ModelProto, operators: Operators) -> list[tuple[str, str]]:

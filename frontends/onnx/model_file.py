@@ -113,6 +113,7 @@ def _split_weights(
     graph = model.graph
     weights: dict[str, onnx.TensorProto] = {}
     for tensor in graph.initializer:
+        _decode(tensor.name)
         if tensor.name in weights:
             raise CompileError(f"initializer {tensor.name!r} is defined twice")
         weights[tensor.name] = tensor
@@ -168,8 +169,15 @@ def _decode_strings(message: Message) -> None:
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             for inner in (value,) if isinstance(value, Message) else value:
                 _decode_strings(inner)
-        elif field.type == FieldDescriptor.TYPE_STRING and not isinstance(value, str):
-            list(value)
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            for text in (value,) if isinstance(value, (str, bytes)) else value:
+                _decode(text)
+
+
+def _decode(text: str | bytes) -> None:
+    """Protobuf hands out a single string that is no UTF-8 as bytes, one in a list as an error."""
+    if isinstance(text, bytes):
+        text.decode()
 
 
 def _spell_domains(skeleton: onnx.ModelProto) -> None:

@@ -140,5 +140,14 @@ class Node:
 
 
 def parse_attributes(proto: onnx.NodeProto) -> dict[str, Any]:
-    """The node's attributes as Python values; tensors and graphs stay protos."""
+    """The node's attributes as Python values; tensors and graphs stay protos.
+
+    Raises CompileError for one that has no value of its own.
+    """
+    for attribute in proto.attribute:
+        if attribute.ref_attr_name:
+            raise CompileError(
+                f"{proto.op_type} {proto.name!r}: attribute {attribute.name!r} refers to attribute "
+                f"{attribute.ref_attr_name!r} of a function, and is in none"
+            )
     return {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}

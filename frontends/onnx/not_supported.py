@@ -5,11 +5,9 @@ REASONS = {
         "",
         "ImageDecoder",
     ): "decoding a file format is no tensor computation; decode the image before",
-    ("", "RegexFullMatch"): "regular expressions are matched by a library; match before the model",
     ("", "StringNormalizer"): "upper and lower case depend on a locale; normalize before the model",
     ("", "TfIdfVectorizer"): "n-grams of tokens are looked up; vectorize before the model",
     ("ai.onnx.ml", "CastMap"): "maps are not tensors; give the model arrays",
-    ("ai.onnx.ml", "CategoryMapper"): "an older LabelEncoder; export for that",
     ("ai.onnx.ml", "DictVectorizer"): "maps are not tensors; give the model arrays",
     ("ai.onnx.preview.training", "Gradient"): "training; export the model for inference",
 }

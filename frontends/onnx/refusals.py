@@ -9,6 +9,7 @@ import onnx
 from tvm import relax
 
 from athanor.errors import CompileError
+from athanor.frontends.onnx.operators import walk_nodes
 from athanor.frontends.onnx.opsets import canonical_domain
 from athanor.frontends.onnx.shapes import Symbols, identifier
 from athanor.frontends.onnx.small_types import SMALL_TYPES
@@ -120,8 +121,13 @@ class Refusals:
         return relax.Var(identifier(name), relax.TensorType(dims, dtype.name))
 
     def _infer(self) -> dict[str, onnx.TypeProto]:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._skeleton)
+        for node in list(walk_nodes(model.graph.node)):
+            if node.op_type == "Einsum":  # on some wrong equations its inference never ends
+                node.op_type, node.domain = "Opaque", "athanor"
         try:
-            graph = onnx.shape_inference.infer_shapes(self._skeleton).graph
+            graph = onnx.shape_inference.infer_shapes(model).graph
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
             return {}
         return {value.name: value.type for value in (*graph.value_info, *graph.output)}

@@ -35,7 +35,7 @@ def roi_align(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     if mode not in ("avg", "max") or coordinates not in ("half_pixel", "output_half_pixel"):
         raise node.error(f"mode={mode!r} with coordinates {coordinates!r} is not a standard mode")
     _check(node, x, rois, 4)
-    if is_equal(shape_of(batch)[0], shape_of(rois)[0]) is False:
+    if rank_of(batch) != 1 or is_equal(shape_of(batch)[0], shape_of(rois)[0]) is False:
         raise node.error(f"batch_indices {shape_of(batch)} for rois {shape_of(rois)}")
     size = [node.int("output_height", 1), node.int("output_width", 1)]
     ratio = node.int("sampling_ratio", 0)
