@@ -31,6 +31,7 @@ def graph_passes(target: TargetSpec, winograd: bool = True) -> list[tvm.transfor
         FoldChannelAffine(),
         LiftConv1d(),
         FoldConstants(),
+        relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
         BlockLayouts(target, winograd),
         PackMatmul(target),
