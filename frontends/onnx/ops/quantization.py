@@ -62,8 +62,7 @@ def quantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr 
         dtype = asked
     if dtype not in (*INTEGERS, *SMALL_INTEGERS, *SMALL_FLOATS):
         raise node.error(f"quantization to {dtype} is not supported")
-    if dtype in SMALL_FLOATS:
-        zero_point = _no_zero_point(node, zero_point)
+    zero_point = _zero_point(zero_point, dtype)
     precision = dtype_of(scale)
     if node.int("precision", 0):
         precision = onnx_dtype(node, node.int("precision"))
@@ -79,6 +78,8 @@ def quantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr 
     def element(value: Any, divisor: Any, *offset: Any) -> Any:
         quotient = divided(value.astype(precision), divisor.astype(precision), precision)
         if dtype in SMALL_FLOATS:
+            if offset:
+                quotient = quotient + decoded(offset[0], dtype).astype(quotient.ty.dtype)
             return encoded_float(quotient, dtype, saturate)
         point = offset[0] if offset else None
         if dtype in SMALL_INTEGERS:
@@ -98,14 +99,10 @@ def _scale(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     return decode(inputs[1], small, builder) if small else inputs[1]
 
 
-def _no_zero_point(node: Node, zero_point: relax.Expr | None) -> None:
-    """None, after a check that the zero point, which only tells a type, is 0."""
-    if zero_point is None:
-        return None
-    array = as_constant(zero_point)
-    if array is None or array.any():
-        raise node.error("the zero point of a float has to be the constant 0")
-    return None
+def _zero_point(value: relax.Expr | None, dtype: str) -> relax.Expr | None:
+    """The zero point; None for the zero of a float, which only tells a type."""
+    array = as_constant(value) if value is not None and dtype in SMALL_FLOATS else None
+    return None if array is not None and not array.any() else value
 
 
 def divided(value: Any, divisor: Any, dtype: str) -> Any:
@@ -147,9 +144,7 @@ def dequantize_linear(node: Node, inputs: Inputs, builder: Builder) -> relax.Exp
         raise node.error(f"dequantization of {small or dtype_of(x)} is not supported")
     if zero_point is not None and node.small_type(2) != small:
         raise node.error(f"x and the zero point have different types: {small or dtype_of(x)}")
-    offset = as_constant(zero_point) if small in SMALL_FLOATS and zero_point is not None else None
-    if offset is not None and not offset.any():
-        zero_point = None  # it only tells the type
+    zero_point = _zero_point(zero_point, small)
     if dtype not in SCALES or dtype_of(scale) not in SCALES:
         raise node.error(f"a scale of {dtype_of(scale)} with result {dtype} is not supported")
     if zero_point is not None and dtype_of(zero_point) != dtype_of(x):

@@ -192,7 +192,8 @@ def extremum(largest: bool) -> Callable[..., relax.Expr]:
         dtype = dtype_of(x)
         if dtype == "bool":
             small = cast(x, "int8", builder)
-            return cast(builder.emit(operator(small, axes, keepdims)), "bool", builder)
+            result = builder.emit(operator(small, axes, keepdims))
+            return R.greater(result, scalar(0, "int8"))  # of nothing it is -128 or 127
         if not is_float(x):
             return operator(x, axes, keepdims)
         return infinite_extremum(x, axes, keepdims, largest, builder)
