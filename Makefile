@@ -23,7 +23,7 @@ test: $(VENV)/test.installed
 	$(BIN)/pytest
 
 conformance: $(VENV)/test.installed
-	$(BIN)/python tests/conformance/update.py --check
+	ATHANOR_CONFORMANCE=all $(BIN)/pytest -q tests/conformance
 
 bench: $(VENV)/bench.installed
 	$(BIN)/python bench/run.py $(MODELS)
@@ -35,6 +35,7 @@ fuzz: $(VENV)/test.installed
 docs: $(VENV)/test.installed
 	$(BIN)/python docs/make_how_it_works.py
 	$(BIN)/python docs/make_operators.py
+	$(BIN)/python docs/make_conformance.py
 
 clean:
 	rm -rf $(VENV) .venv-ci build dist *.egg-info .pytest_cache .ruff_cache

@@ -33,6 +33,12 @@ def test_operators_page_is_what_the_converter_table_says():
     assert (ROOT / "docs" / "operators.md").read_text() == generator["page"]()
 
 
+def test_conformance_page_is_what_the_list_says():
+    """`make docs` writes it again."""
+    generator = runpy.run_path(str(ROOT / "docs" / "make_conformance.py"))
+    assert (ROOT / "docs" / "conformance.md").read_text() == generator["page"]()
+
+
 def test_no_operator_is_both_supported_and_not():
     from athanor.frontends.onnx.not_supported import REASONS
     from athanor.frontends.onnx.ops import CONVERTERS
