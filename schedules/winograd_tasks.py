@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from athanor.schedules.compute.winograd import winograd_out_size, winograd_tiles
 from athanor.schedules.register_tile import divisors, most_pixels, step_cycles
 from athanor.targets.target import TargetSpec
 
@@ -80,6 +81,7 @@ def winograd_tile(
     depth: int,
     out_blocks: int,
     target: TargetSpec,
+    dilation: int = 1,
     block: int = 16,
 ) -> int | None:
     """Output tile for one image of a taps x taps convolution; None: the direct method is faster.
@@ -87,8 +89,7 @@ def winograd_tile(
     in_size: of the input without padding (top, left, bottom, right); depth: input channels that an
     output channel sums over.
     """
-    top, left, bottom, right = padding
-    height, width = in_size[0] + top + bottom - taps + 1, in_size[1] + left + right - taps + 1
+    height, width = winograd_out_size(in_size, padding, taps, dilation)
     if min(height, width) < 1:
         return None
     lanes = target.lanes(32)
@@ -98,12 +99,14 @@ def winograd_tile(
     best, chosen = WORTH * _together(arithmetic, stream), None
     for tile in TILES.get(taps, ()):
         shape = WinogradShape(
-            1, in_blocks, depth, out_blocks, block, -(-height // tile), -(-width // tile),
-            tile, tile + taps - 1,
+            1, in_blocks, depth, out_blocks, block, winograd_tiles(height, tile, dilation),
+            winograd_tiles(width, tile, dilation), tile, tile + taps - 1,
         )  # fmt: skip
         if shape.weight_bytes > MOST_WEIGHT_BYTES:
             continue
         cycles = choose_winograd_tiling(shape, target).cycles
+        if dilation > 1:  # its pixels are put in order by a pass of their own
+            cycles += 2 * MOVE_CYCLES * height * width * out_blocks * block / lanes
         if cycles < best:
             best, chosen = cycles, tile
     return chosen

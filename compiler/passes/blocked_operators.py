@@ -109,7 +109,8 @@ def _winograd(
     out_channels, group_channels, *kernel = weights.shape
     if not graph.winograd or kernel[0] != kernel[1]:
         return None
-    if (options["strides"], options["dilation"]) != ((1, 1), (1, 1)):
+    dilation, other = options["dilation"]
+    if options["strides"] != (1, 1) or dilation != other:
         return None
     _, in_blocks, height, width, in_block = source.ty.shape.values
     if not isinstance(height, tirx.IntImm) or not isinstance(width, tirx.IntImm):
@@ -127,6 +128,7 @@ def _winograd(
         plan.reduction_steps * block,
         -(-out_channels // block),
         graph.target,
+        dilation,
     )
     if tile is None:
         return None
@@ -134,7 +136,7 @@ def _winograd(
 
     def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         return winograd.winograd_conv2d_blocked(
-            x, w, plan=plan, tile=tile, taps=taps, padding=padding
+            x, w, plan=plan, tile=tile, taps=taps, padding=padding, dilation=dilation
         )
 
     return graph.call(compute, source, packed, hint="winograd")

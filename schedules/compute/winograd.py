@@ -19,6 +19,8 @@ from athanor.schedules.compute.conv2d import Conv2dPlan, Padding, pad_spatial
 
 PRODUCT_KIND = "winograd_product"
 """KIND of the block that multiplies transformed tiles with the transformed weight."""
+DILATION = "athanor.dilation"
+"""Annotation of that block: the kernel's dilation."""
 POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2))
 """Where the polynomials are evaluated, beside infinity: with these, constants stay small."""
 
@@ -103,6 +105,20 @@ def pack_winograd_weight(weight: np.ndarray, plan: Conv2dPlan, tile: int) -> np.
     return np.ascontiguousarray(split).reshape(shape)
 
 
+def winograd_out_size(
+    size: tuple[int, int], padding: Padding, taps: int, dilation: int
+) -> tuple[int, int]:
+    """Height and width of the result."""
+    reach = (taps - 1) * dilation
+    top, left, bottom, right = padding
+    return size[0] + top + bottom - reach, size[1] + left + right - reach
+
+
+def winograd_tiles(size: int, tile: int, dilation: int) -> int:
+    """Tiles that cover an axis of the output, of all images of a dilated convolution."""
+    return dilation * -(-(-(-size // dilation)) // tile)
+
+
 def winograd_conv2d_blocked(
     data: te.Tensor,
     weight: te.Tensor,
@@ -111,29 +127,45 @@ def winograd_conv2d_blocked(
     tile: int,
     taps: int,
     padding: Padding = (0, 0, 0, 0),
+    dilation: int = 1,
 ) -> te.Tensor:
     """Convolution of stride 1, taps x taps: data (N, IC / 16, H, W, 16), weight packed as above.
 
     Result: (N, ceil(OC / 16), OH, OW, 16). H and W are known, N may be symbolic. The plan reads
-    whole blocks of input channels. padding: zeros at top, left, bottom, right.
+    whole blocks of input channels. padding: zeros at top, left, bottom, right. A dilated kernel
+    meets every d-th pixel only: d x d images of those, each convolved without dilation; tile
+    t is tile t // d of the image that begins at pixel t % d.
     """
     matrices = transforms(tile, taps)
     count = tile + taps - 1
     batch, in_blocks, height, width, in_block = data.shape
     out_blocks, _, _, steps, _, out_block = weight.shape
-    top, left, bottom, right = padding
-    out_h = int(height) + top + bottom - taps + 1
-    out_w = int(width) + left + right - taps + 1
-    tiles_h, tiles_w = -(-out_h // tile), -(-out_w // tile)
+    top, left, *_ = padding
+    out_h, out_w = winograd_out_size((int(height), int(width)), padding, taps, dilation)
+    tiles_h, tiles_w = (winograd_tiles(size, tile, dilation) for size in (out_h, out_w))
     asked, done = plan.nominal
     nominal = [asked * out_h * out_w * taps * taps, done * count * count * tiles_h * tiles_w]
-    below = tiles_h * tile + taps - 1 - int(height) - top
-    beside = tiles_w * tile + taps - 1 - int(width) - left
+    below = tiles_h * tile + (taps - 1) * dilation - int(height) - top
+    beside = tiles_w * tile + (taps - 1) * dilation - int(width) - left
+
+    def pixel(t: tirx.Expr, place: int) -> tirx.Expr:
+        """The input row or column of a place in tile t."""
+        if dilation == 1:
+            return t * tile + place
+        return (t // dilation * tile + place) * dilation + t % dilation
+
+    def line(pixel: tirx.Expr) -> tirx.Expr:
+        """Where `whole` has an output row or column: tile after tile."""
+        if dilation == 1:
+            return pixel
+        place = pixel // dilation
+        return (place // tile * dilation + pixel % dilation) * tile + place % tile
+
     padded = pad_spatial(data, (top, left, below, beside), 0.0)
     columns = te.compute(
         (batch, in_blocks, tiles_h, tiles_w, count, count, in_block),
         lambda n, c, h, w, x, s, i: _combine(
-            matrices.data, x, lambda r: padded[n, c, h * tile + r, w * tile + s, i]
+            matrices.data, x, lambda r: padded[n, c, pixel(h, r), pixel(w, s), i]
         ),
         name="data_columns",
         attrs=_TRANSFORM,
@@ -155,7 +187,7 @@ def winograd_conv2d_blocked(
             axis=[rc, ri],
         ),
         name="product",
-        attrs={KIND: PRODUCT_KIND, NOMINAL: nominal},
+        attrs={DILATION: dilation, KIND: PRODUCT_KIND, NOMINAL: nominal},
     )
     rows = te.compute(
         (batch, out_blocks, tiles_h, tiles_w, tile, count, out_block),
@@ -175,7 +207,7 @@ def winograd_conv2d_blocked(
     )
     return te.compute(
         (batch, out_blocks, out_h, out_w, out_block),
-        lambda n, o, h, w, i: whole[n, o, h, w, i],
+        lambda n, o, h, w, i: whole[n, o, line(h), line(w), i],
         name="conv2d",
     )
 

@@ -8,7 +8,7 @@ from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
 from athanor.schedules.compute.conv2d import PAD_KIND
-from athanor.schedules.compute.winograd import PRODUCT_KIND
+from athanor.schedules.compute.winograd import DILATION, PRODUCT_KIND
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import UNROLLED, schedule_rest
 from athanor.schedules.winograd_tasks import (
@@ -131,6 +131,8 @@ def _find_parts(sch: s_tir.Schedule) -> WinogradBlocks | None:
         for block in (whole, left[0])
     )
     fits = len(stored) == 5 and [made[1], made[4]] == [stored[1], stored[4]]
+    # Tiles of a dilated convolution interleave: what stores their pixels in order comes after.
+    fits = fits and int(sch.get(product).annotations[DILATION]) == 1
     last, rest = (left[0], None) if fits else (None, left[0])
     return WinogradBlocks(pad, columns, tiles, product, rows, whole, last, rest)
 

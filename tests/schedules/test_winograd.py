@@ -26,7 +26,7 @@ TOLERANCE = 2e-5
 
 
 def winograd(
-    in_channels, out_channels, size, tile=4, taps=3, padding=SAME, groups=1, batch=1,
+    in_channels, out_channels, size, tile=4, taps=3, padding=SAME, groups=1, dilation=1, batch=1,
     symbolic=False, epilogue=True,
 ):  # fmt: skip
     """The fused prim_func of a convolution, its arrays, result and symbolic sizes."""
@@ -38,8 +38,10 @@ def winograd(
     if symbolic:
         sizes["n"], shape[0] = shape[0], tirx.Var("n", "int64")
     inputs = [placeholder("data", *shape), placeholder("weight", *arrays[1].shape)]
-    out = winograd_conv2d_blocked(*inputs, plan=plan, tile=tile, taps=taps, padding=padding)
-    wanted = convolve(data, weight, padding=padding, groups=groups)
+    out = winograd_conv2d_blocked(
+        *inputs, plan=plan, tile=tile, taps=taps, padding=padding, dilation=dilation
+    )
+    wanted = convolve(data, weight, padding=padding, groups=groups, dilation=(dilation,) * 2)
     if epilogue:  # bias, residual, activation
         bias, residual = random(out_channels), random(*wanted.shape)
         arrays += [pack_channels(bias.reshape(1, -1, 1, 1)), pack_channels(residual)]
@@ -60,6 +62,9 @@ CASES = {
     "2x2 tiles": (32, 32, (7, 7), 2),
     "5x5 kernel": (32, 32, (13, 13), 2, 5, (2, 2, 2, 2)),
     "groups of whole blocks": (64, 64, (9, 9), 4, 3, SAME, 2),
+    "dilation 2": (32, 32, (17, 23), 4, 3, (2, 2, 2, 2), 1, 2),
+    "dilation 3, 2x2 tiles": (16, 17, (20, 14), 2, 3, (3, 3, 3, 3), 1, 3),
+    "dilation beyond the map": (16, 16, (5, 5), 2, 3, (6, 6, 6, 6), 1, 6),
     "wide": (16, 16, (5, 150)),
     "tall": (16, 16, (150, 5)),
 }
