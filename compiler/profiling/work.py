@@ -15,7 +15,6 @@ from tvm import ir, s_tir, sym, tirx
 from tvm.tirx.buffer import is_buffer_var
 
 from athanor.compiler.program import Copy, KernelCall, symbols_of
-from athanor.schedules import blocks
 from athanor.schedules.blocks import NOMINAL
 from athanor.targets.codegen import symbolic_parameters
 
@@ -87,7 +86,8 @@ class _Counter:
         self.operations: dict[tirx.Buffer, Count] = {}
         """Of the stores to each buffer."""
         self.reads: dict[tirx.Buffer, Count] = {}
-        """Elements loaded from each buffer, by stores to others."""
+        """Elements loaded from each buffer, but by stores to it, which add to what is there."""
+        self.storing: tirx.Buffer | None = None
         self.writes: dict[tirx.Buffer, Count] = {}
         self.rounds: Count = 1
         self.nominal = (1, 1)
@@ -95,6 +95,7 @@ class _Counter:
             (tirx.For, self.loop),
             (s_tir.SBlock, self.block),
             (tirx.BufferStore, self.store),
+            (ir.TensorLoad, self.load),
         ]
 
     def total(self) -> Count:
@@ -124,11 +125,16 @@ class _Counter:
         visitor.visit(block.body)  # not what it says of its regions, nor its initial value
         self.nominal = outer
 
-    def store(self, store: tirx.BufferStore, _visitor: tvm_ffi.StructuralVisitor) -> None:
+    def load(self, load: ir.TensorLoad, visitor: tvm_ffi.StructuralVisitor) -> None:
+        if self.storing is None or not load.source.same_as(self.storing):
+            self.reads[load.source] = self.reads.get(load.source, 0) + self.rounds
+        visitor.default_visit(load)
+
+    def store(self, store: tirx.BufferStore, visitor: tvm_ffi.StructuralVisitor) -> None:
         self.writes[store.buffer] = self.writes.get(store.buffer, 0) + self.rounds
-        for load in blocks.loads(store):
-            if not load.source.same_as(store.buffer):
-                self.reads[load.source] = self.reads.get(load.source, 0) + self.rounds
+        self.storing = store.buffer
+        visitor.default_visit(store)
+        self.storing = None
         asked, done = self.nominal
         operations = _floordiv(self.rounds * _arithmetic(store.value) * asked, done)
         self.operations[store.buffer] = self.operations.get(store.buffer, 0) + operations

@@ -84,3 +84,9 @@ def test_of_a_choice_the_dearer_side_counts():
     )
     (func,) = program.kernels.values()
     assert kernel_work(func) == Work(30, 80)
+
+
+def test_what_a_condition_reads_counts():
+    program = program_of("net (float[6, 5] x) => (int64[2, n] y) { y = NonZero (x) }")
+    first = program.timed_steps()[0]
+    assert step_work(first, program.kernels).bytes == 6 * 5 * 4 + 8  # all of x, and the count
