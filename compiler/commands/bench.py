@@ -16,7 +16,7 @@ import click
 import numpy as np
 import onnx
 
-from athanor.compiler.commands.compare import compare
+from athanor.compiler.commands.compare import compare, named_arrays
 from athanor.compiler.commands.compile import compile_with_progress
 from athanor.compiler.commands.feeds import index_limits, make_feeds
 from athanor.compiler.commands.peers import PEERS, Runner, usable_cores
@@ -101,14 +101,19 @@ def compare_runtimes(
     for name, runner in peers.items():
         runners[name] = lambda runner=runner: runner(feeds)
     results = {name: list(run()) for name, run in runners.items()}
-    differences = {
-        name: max(
-            (compare("", a, b).relative for a, b in zip(results[OURS], results[name], strict=True)),
-            default=0.0,
-        )
-        for name in peers
-    }
+    differences = {name: _largest_difference(results[OURS], results[name]) for name in peers}
     return Comparison(interleave(runners, rounds), differences)
+
+
+def _largest_difference(ours: Sequence[object], theirs: Sequence[object]) -> float:
+    """Between two runs' outputs in order; infinite where they are not of one length."""
+    mine, others = (
+        named_arrays({str(number): value for number, value in enumerate(values)})
+        for values in (ours, theirs)
+    )
+    if mine.keys() != others.keys():
+        return float("inf")
+    return max((compare("", mine[name], others[name]).relative for name in mine), default=0.0)
 
 
 def interleave(runners: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

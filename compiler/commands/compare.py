@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,17 @@ class Difference:
     """Vectors along the last axis; 0 where the last axis has no choice to make."""
     rows_agreeing: int
     """Those of them with their largest value in the same place."""
+
+
+def named_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Each array, those of a sequence numbered: `name[0]`; nothing for what is absent."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in outputs.items():
+        if isinstance(value, list):
+            arrays |= {f"{name}[{number}]": array for number, array in enumerate(value)}
+        elif value is not None:
+            arrays[name] = value
+    return arrays
 
 
 def compare(name: str, actual: np.ndarray, expected: np.ndarray) -> Difference:

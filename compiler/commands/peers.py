@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from athanor.errors import RunError
 
-Runner = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
-"""Inputs by name -> outputs in the model's order."""
+Runner = Callable[[Mapping[str, np.ndarray]], list[Any]]
+"""Inputs by name -> outputs in the model's order; a sequence is a list."""
 
 
 def onnxruntime(model: Path, threads: int | None) -> Runner:
@@ -28,9 +29,10 @@ def onnxruntime(model: Path, threads: int | None) -> Runner:
     except Exception as error:  # its errors share no narrower base class
         raise RunError(f"onnxruntime can't load {model}: {_first_line(error)}") from error
 
-    def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(feeds: Mapping[str, np.ndarray]) -> list[Any]:
         try:
-            return [np.asarray(output) for output in session.run(None, dict(feeds))]
+            outputs = session.run(None, dict(feeds))
+            return [x if isinstance(x, list) or x is None else np.asarray(x) for x in outputs]
         except Exception as error:
             raise RunError(f"onnxruntime can't run {model}: {_first_line(error)}") from error
 

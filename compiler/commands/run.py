@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
+from athanor.compiler.commands.compare import named_arrays
 from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.write_aside import check_writable, write_aside
 from athanor.errors import RunError
@@ -42,17 +42,6 @@ def run_artifact(
             # text of a fixed width needs no pickle to be read again
             plain = {n: a.astype(str) if a.dtype.kind == "O" else a for n, a in arrays.items()}
             np.savez(file, **plain)  # pyright: ignore[reportArgumentType]
-    return arrays
-
-
-def named_arrays(outputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Each array, those of a sequence numbered: `name[0]`; nothing for what is absent."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, value in outputs.items():
-        if isinstance(value, list):
-            arrays |= {f"{name}[{number}]": array for number, array in enumerate(value)}
-        elif value is not None:
-            arrays[name] = value
     return arrays
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 import onnx
 
-from athanor.compiler.commands.compare import Difference, compare
+from athanor.compiler.commands.compare import Difference, compare, named_arrays
 from athanor.compiler.commands.compile import compile_with_progress
 from athanor.compiler.commands.feeds import index_limits, make_feeds
 from athanor.compiler.commands.peers import onnxruntime
-from athanor.compiler.commands.run import named_arrays
 from athanor.errors import RunError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from athanor.compiler.commands.compare import compare
+from athanor.compiler.commands.compare import compare, named_arrays
 
 
 def f32(*values):
@@ -41,3 +41,15 @@ def test_arg_max():
     assert (row.rows, row.rows_agreeing) == (3, 1)
     assert compare("y", np.ones((3, 1)), np.ones((3, 1))).rows == 0
     assert compare("y", np.ones((0, 4)), np.ones((0, 4))).rows == 0
+
+
+def test_arrays_of_sequences_are_numbered():
+    x = np.zeros(2)
+    arrays = named_arrays({"s": [x, x], "none": None, "y": x, "empty": []})
+    assert list(arrays) == ["s[0]", "s[1]", "y"]
+
+
+def test_strings_are_the_same_or_not():
+    words, others = np.array(["a", "b"], object), np.array(["a", "c"], object)
+    assert compare("words", words, words.copy()).relative == 0
+    assert compare("words", words, others).relative == np.inf
