@@ -131,6 +131,15 @@ def test_novelty():
     compare(skl2onnx.to_onnx(model, x[:1], target_opset=OPSETS), x[:ROWS], atol=1e-4)
 
 
+def test_isolation_forest():
+    """A LabelEncoder of each tree's leaves: some hundred keys."""
+    x, _ = classes(2)
+    model = ensemble.IsolationForest(n_estimators=2, random_state=0).fit(x)
+    labels, scores = compare(skl2onnx.to_onnx(model, x[:1], target_opset=OPSETS), x[:ROWS])
+    np.testing.assert_array_equal(labels[:, 0], model.predict(x[:ROWS]))
+    np.testing.assert_allclose(scores[:, 0], model.decision_function(x[:ROWS]), atol=1e-6)
+
+
 def test_pipeline_with_zipmap():
     x, y = classes(3)
     model = pipeline.make_pipeline(

@@ -129,6 +129,16 @@ def test_feature_vectorizer():
     compare("FeatureVectorizer", inputs[:2], inputdimensions=[3, 2])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 1000, 1024])
+def test_label_encoder_of_many_keys(count):
+    rng = np.random.default_rng(count)
+    keys = rng.choice(5000, count, replace=False) - 2500
+    values = rng.normal(size=count).astype(np.float32)
+    x = np.concatenate([keys, rng.integers(-3000, 3000, 50)])[:, None]
+    options = {"keys_int64s": keys.tolist(), "values_floats": values.tolist()}
+    compare("LabelEncoder", [x], version=2, default_float=-9.0, **options)
+
+
 def test_label_encoder_of_tensors():
     x = np.array([3, -1, 2, 7], np.int16)
     tensors = {

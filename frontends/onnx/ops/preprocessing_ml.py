@@ -12,6 +12,7 @@ from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import constant, is_symbolic, product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.indexing import from_front
+from athanor.frontends.onnx.ops.loop_kernel import int64, is_nan, loop, loop_kernel, store, when
 from athanor.frontends.onnx.tensors import (
     cast,
     compute,
@@ -165,43 +166,35 @@ def label_encoder(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     values = values[first]
     if keys.size == 0:
         keys, values = np.zeros(1, keys.dtype), np.full(1, default, values.dtype)
-    count, steps = len(keys), len(keys).bit_length()
-    out = str(values.dtype)
+    last = len(keys) - 1
 
-    def places(data: te.Tensor, table: te.Tensor) -> te.Tensor:
-        """How many keys are below the element."""
-        below = te.compute(data.shape, lambda *_: tirx.const(0, "int64"), name="label_start")
-        for step in range(steps - 1, -1, -1):
-            below = _bisect(below, data, table, 1 << step, count)
-        return below
-
-    def look_up(data: te.Tensor, table: te.Tensor, mapped: te.Tensor, at: te.Tensor) -> te.Tensor:
-        def element(*i: Any) -> Any:
-            place = tirx.min(at(*i), tirx.const(count - 1, "int64"))
-            found = table(place) == data(*i)
-            value = tirx.Select(found, mapped(place), tirx.const(default, out))
+    def look_up(ins: list[Any], outs: list[Any], scalars: list[Any]) -> None:
+        (data, table, mapped), (result, below), (size,) = ins, outs, scalars
+        with loop(size) as i:
+            store(below, int64(0), int64(0))
+            # how many keys are below the element: bit by bit, the highest first
+            for bit in reversed(range(len(keys).bit_length())):
+                place = below[0] + ((1 << bit) - 1)
+                is_below = table[tirx.min(place, int64(last))] < data[i]
+                with when(tirx.all(place <= last, is_below)):
+                    store(below, int64(0), below[0] + (1 << bit))
+            place = tirx.min(below[0], int64(last))
+            missing = tirx.const(default, str(values.dtype))
+            value = tirx.Select(table[place] == data[i], mapped[place], missing)
             if is_float(x):
-                value = tirx.Select(tirx.isnan(data(*i)), tirx.const(for_nan, out), value)
-            return value
+                value = tirx.Select(is_nan(data[i]), tirx.const(for_nan, str(values.dtype)), value)
+            store(result, i, value)
 
-        return te.compute(data.shape, element, name="label")
-
-    table = constant(keys)
-    position = compute(builder, "label_place", places, x, table)
-    return compute(builder, "label", look_up, x, table, constant(values), position)
-
-
-def _bisect(
-    below: te.Tensor, data: te.Tensor, table: te.Tensor, step: int, count: int
-) -> te.Tensor:
-    def element(*i: Any) -> Any:
-        place = below(*i) + (step - 1)
-        inside = place < count
-        last = tirx.const(count - 1, "int64")
-        less = tirx.all(inside, table(tirx.min(place, last)) < data(*i))
-        return tirx.Select(less, below(*i) + step, below(*i))
-
-    return te.compute(data.shape, element, name="label_step")
+    shape = shape_of(x)
+    result, _ = loop_kernel(
+        builder,
+        "label",
+        [x, constant(keys), constant(values)],
+        [(shape, str(values.dtype)), ([1], "int64")],
+        [product(shape)],
+        look_up,
+    )
+    return result
 
 
 def _mapping(node: Node) -> tuple[np.ndarray, np.ndarray, Any]:
