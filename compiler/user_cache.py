@@ -10,9 +10,12 @@ VARIABLE = "ATHANOR_CACHE"
 
 
 def user_cache() -> Path | None:
-    """$ATHANOR_CACHE, or `athanor` in the user's cache folder; None where it is turned off."""
+    """$ATHANOR_CACHE, or `athanor` in the user's cache folder; None where there is none."""
     given = os.environ.get(VARIABLE)
     if given is not None:
         return None if given in ("", "off") else Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "athanor"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "athanor"
+    except RuntimeError:  # a user without a home, as in some containers
+        return None
