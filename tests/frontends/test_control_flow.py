@@ -321,3 +321,27 @@ def test_scan_over_a_named_size():
         {"a": floats(3), "x": floats(n, 3, seed=1), "y": floats(n, 3, seed=2)} for n in (1, 2, 40)
     ]
     check(model, *runs)
+
+
+SCAN_8 = """
+    <ir_version: 3, opset_import: ["" : 8]>
+    g (float[3, 2] a, float[3, 4, 2] x) => (float[3, 2] s, float[3, 4, 2] o) {{
+      s, o = Scan ("", a, x) <num_scan_inputs: int = 1{options}, body: graph = b
+        (float[2] p, float[2] v) => (float[2] q, float[2] w) {{
+          q = Add (p, v)
+          w = Mul (q, v)
+      }}>
+    }}
+"""
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_scan_of_opset_8_is_a_scan_for_each_row(backwards):
+    a, x = floats(3, 2), floats(3, 4, 2, seed=1)
+    options = ", directions: ints = [1]" if backwards else ""
+    model = onnx.parser.parse_model(SCAN_8.format(options=options))
+    results = athanor.compile(model).load(threads=1).run({"a": a, "x": x})
+    order = x[:, ::-1] if backwards else x
+    sums = a[:, None] + np.cumsum(order, axis=1)
+    same(results["s"], sums[:, -1])
+    same(results["o"], sums * order)

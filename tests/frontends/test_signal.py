@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import athanor
 from athanor.errors import CompileError
 
 from .execute import check, floats, one_node, run, same
@@ -123,3 +124,17 @@ def test_mel_weight_matrix(case):
 def test_refused(x, options, sentence):
     with pytest.raises(CompileError, match=sentence):
         dft(x, **options)
+
+
+def test_stft_with_a_step_of_the_run():
+    x, window = floats(2, 40), np.hanning(16).astype(np.float32)
+    node = one_node("STFT", [x, np.int64(1), window], opset=17)
+    run = athanor.compile(node).load(threads=1).run
+    for step in (1, 7, 24, 25):
+        frames = [x[:, at : at + 16] * window for at in range(0, 40 - 16 + 1, step)]
+        expected = np.fft.rfft(np.stack(frames, axis=1))
+        y = run({"x0": x, "x1": np.int64(step), "x2": window})["y0"]
+        same(y[..., 0] + 1j * y[..., 1], expected.astype(np.complex64), rtol=1e-4, atol=1e-4)
+    for wrong, sentence in ((0, "frame_step has to be at least 1"), (-3, "a negative")):
+        with pytest.raises(athanor.RunError, match=sentence):
+            run({"x0": x, "x1": np.int64(wrong), "x2": window})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,14 @@ from tvm import relax, te
 
 from athanor.frontends.onnx.graph import GraphConverter
 from athanor.frontends.onnx.import_builder import IF, ImportBuilder, marker
-from athanor.frontends.onnx.known import Known, as_objects, is_equal, known, materialize
+from athanor.frontends.onnx.known import (
+    Known,
+    as_objects,
+    is_equal,
+    is_symbolic,
+    known,
+    materialize,
+)
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.inner_graph import (
     InnerGraph,
@@ -24,7 +32,7 @@ from athanor.frontends.onnx.ops.inner_graph import (
 from athanor.frontends.onnx.ops.loops import Round, emit_loop
 from athanor.frontends.onnx.ops.value_forms import Form, flattened, form_of, values_of
 from athanor.frontends.onnx.sequence_value import SEQUENCE, TENSOR, PackedOptional
-from athanor.frontends.onnx.tensors import compute, dtype_of, scalar, shape_of
+from athanor.frontends.onnx.tensors import compute, dtype_of, reshape, scalar, shape_of
 
 R = relax.op
 Inputs = list[Any]
@@ -212,6 +220,37 @@ def scan(node: Node, inputs: Inputs, builder: ImportBuilder) -> tuple[relax.Expr
             stack = builder.emit(R.permute_dims(stack, order))
         stacks[index] = stack
     return tuple([*finals, *stacks])
+
+
+_BATCH_LIMIT = 16
+"""Largest batch of a Scan of opset 8, whose rows are loops one after the other."""
+
+
+def scan_8(node: Node, inputs: Inputs, builder: ImportBuilder) -> tuple[relax.Expr, ...]:
+    """Opset 8: a scan for each row of a batch, along axis 1 of all inputs.
+
+    Source: https://onnx.ai/onnx/operators/onnx__Scan.html
+    """
+    if node.has_input(0, inputs):
+        raise node.error("sequence_lens is not supported; convert the model to a newer opset")
+    values = inputs[1:]
+    batch = shape_of(values[0])[0] if values and shape_of(values[0]) else 0
+    if is_symbolic(batch) or not 1 <= batch <= _BATCH_LIMIT:
+        raise node.error(f"a batch of {batch}; it has to be fixed, and at most {_BATCH_LIMIT}")
+    scanned = node.int("num_scan_inputs")
+    directions = node.ints("directions", [0] * scanned)
+    attributes = {"body": node.attributes["body"], "num_scan_inputs": scanned}
+    one = replace(node, attributes={**attributes, "scan_input_directions": directions})
+    rows = []
+    for number in range(batch):
+        parts = [R.strided_slice(x, [0], [number], [number + 1]) for x in values]
+        row = [
+            reshape(builder.emit(part), shape_of(x)[1:], builder)
+            for part, x in zip(parts, values, strict=True)
+        ]
+        rows.append(scan(one, row, builder))
+    stacked = [R.stack(list(column), axis=0) for column in zip(*rows, strict=True)]
+    return tuple(builder.emit(each) for each in stacked)
 
 
 def _slice_at(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from tvm import relax, te, tirx
 
-from athanor.frontends.onnx.known import is_symbolic
+from athanor.frontends.onnx.known import is_symbolic, truncated_quotient
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.fourier import Complex, is_feasible, scaled, transform
 from athanor.frontends.onnx.tensor_data import np_dtype_of
@@ -126,7 +126,7 @@ def _mirrored(x: relax.Expr, length: int, sign: int, builder: Builder) -> relax.
     return compute(builder, "mirror", kernel, x)
 
 
-def stft(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
+def stft(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
     """The transforms of overlapping frames: (batch, frames, bins, 2).
 
     inputs: signal (batch, length, 1 or 2), frame_step, optional window (frame_length,),
@@ -139,34 +139,42 @@ def stft(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         dims = [*dims, 1]
     if len(dims) != 3 or dims[2] not in (1, 2) or is_symbolic(dims[1]) or not is_float(x):
         raise node.error(f"signal {dims} has to be (batch, fixed length, 1 or 2)")
-    step = int(node.constant(1, "frame_step").item())
+    (step,) = node.elements(1, "frame_step")
     window = inputs[2] if node.has_input(2, inputs) else None
     length = shape_of(window)[0] if window is not None else None
     if node.has_input(3, inputs):
-        length = int(node.constant(3, "frame_length").item())
+        (given,) = node.elements(3, "frame_length")
+        if not is_symbolic(given):
+            length = given
+        elif length is None:
+            raise node.error("frame_length (input 3) has to be known at import, or a window given")
+        else:
+            builder.require_equal(given, length)
     if length is None or is_symbolic(length) or not is_feasible(length):
         raise node.error(f"frame_length={length} is missing, or has too large a prime factor")
     if window is not None and shape_of(window) != [length]:
         raise node.error(f"window {shape_of(window)} for frames of {length}")
-    if step < 1 or length > dims[1]:
+    if is_symbolic(step):
+        builder.require(step >= 1, "frame_step has to be at least 1")
+    if (not is_symbolic(step) and step < 1) or length > dims[1]:
         raise node.error(f"frames of {length}, frame_step={step}, for a signal of {dims[1]}")
     onesided = bool(node.int("onesided", 1))
     if onesided and dims[2] == 2:
         raise node.error("onesided=1 needs a real signal")
     work = accumulation_dtype(dtype_of(x))
-    count = (dims[1] - length) // step + 1
+    count = truncated_quotient(dims[1] - length, step) + 1
 
     def frames(part: int) -> relax.Expr:
-        def kernel(data: te.Tensor, *weight: te.Tensor) -> te.Tensor:
+        def kernel(data: te.Tensor, sizes: list[Any], *weight: te.Tensor) -> te.Tensor:
             def element(b: Any, frame: Any, i: Any) -> Any:
-                place = (b, frame * step + i, part)[: len(data.shape)]
+                place = (b, frame * sizes[1] + i, part)[: len(data.shape)]
                 value = data(*place).astype(work)
                 return value * weight[0](i).astype(work) if weight else value
 
-            return te.compute((data.shape[0], count, length), element, name="frames")
+            return te.compute((data.shape[0], sizes[0], length), element, name="frames")
 
         weights = [] if window is None else [window]
-        return compute(builder, "frames", kernel, x, *weights)
+        return compute(builder, "frames", kernel, x, relax.ShapeExpr([count, step]), *weights)
 
     value = Complex(frames(0), frames(1) if dims[2] == 2 else None)
     value = transform(value, False, length // 2 + 1 if onesided else length, builder)
