@@ -13,6 +13,7 @@ from .execute import run
 skl2onnx = pytest.importorskip("skl2onnx")
 pytest.importorskip("sklearn")
 
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType  # noqa: E402
 from sklearn import (  # noqa: E402
     compose,
     datasets,
@@ -209,6 +210,32 @@ def test_imputed_and_encoded_columns():
     labels, scores = compare(convert(model, x), x)
     np.testing.assert_array_equal(labels, model.predict(x))
     np.testing.assert_allclose(scores, model.predict_proba(x), atol=1e-6)
+
+
+def test_columns_of_numbers_and_strings():
+    """The usual table: numbers with gaps, and categories that are strings, each an input."""
+    rng = np.random.default_rng(6)
+    rows = 300
+    age, fare = (rng.normal(size=(rows, 1)).astype(np.float32) for _ in range(2))
+    age[rng.random(rows) < 0.2] = np.nan
+    port = rng.choice(["Cherbourg", "Queenstown", "Southampton"], (rows, 1)).astype(object)
+    survived = np.where(fare[:, 0] + (port[:, 0] == "Cherbourg") > 0.4, "yes", "no")
+    numbers = pipeline.make_pipeline(impute.SimpleImputer(), preprocessing.StandardScaler())
+    encoder = preprocessing.OneHotEncoder(handle_unknown="ignore")
+    model = pipeline.make_pipeline(
+        compose.make_column_transformer((numbers, [0, 1]), (encoder, [2])),
+        linear_model.LogisticRegression(),
+    )
+    table = np.concatenate([age.astype(object), fare.astype(object), port], axis=1)
+    model.fit(table, survived)
+    kinds = [(name, FloatTensorType([None, 1])) for name in ("age", "fare")]
+    kinds.append(("port", StringTensorType([None, 1])))
+    proto = skl2onnx.convert_sklearn(model, initial_types=kinds, target_opset=OPSETS)
+    compiled = athanor.compile(proto).load(threads=1)
+    port[3], table[3, 2] = "Atlantis", "Atlantis"
+    labels, scores = compiled.run({"age": age, "fare": fare, "port": port}).values()
+    np.testing.assert_array_equal(labels, model.predict(table))
+    np.testing.assert_allclose(scores, model.predict_proba(table), atol=1e-5)
 
 
 def test_constant_imputation():
