@@ -28,6 +28,7 @@ from athanor.frontends.onnx.operators import walk_nodes
 from athanor.frontends.onnx.opsets import canonical_domain, read_opsets
 from athanor.frontends.onnx.refusals import RefusedModel
 from athanor.frontends.onnx.shapes import identifier
+from athanor.frontends.onnx.type_check import blaming
 from athanor.targets import TargetSpec, find_target
 
 
@@ -114,7 +115,11 @@ def check(
     opsets: dict[str, int] = {}
     try:
         opsets = read_opsets(source.skeleton)
-        imported = import_model(source, shapes, operators)
+        with blaming(source):
+            imported = import_model(source, shapes, operators)
+            unknown = sorted(set(dims or {}) - set(imported.symbols))
+            sizes = {name: (dims or {}).get(name, 1) for name in imported.symbols}
+            estimate = _estimate(imported, spec, sizes)
     except RefusedModel as refused:
         sentences = tuple(refusal.sentence for refusal in refused.refusals)
         reports = _operators(nodes, source, refused)
@@ -123,14 +128,11 @@ def check(
         reports = _operators(nodes, source)
         return CheckReport(False, (str(error),), reports, opsets, _declared(source), None)
     dynamic = _dynamic_dims((value.name, value.shape or ()) for value in imported.inputs)
-    unknown = sorted(set(dims or {}) - set(imported.symbols))
     if unknown:
         raise CompileError(
             f"dims: the model has no symbolic dimension {unknown[0]!r}; it has "
             f"{list(imported.symbols)}"
         )
-    sizes = {name: (dims or {}).get(name, 1) for name in imported.symbols}
-    estimate = _estimate(imported, spec, sizes)
     return CheckReport(True, (), _operators(nodes, source), opsets, dynamic, estimate)
 
 

@@ -24,8 +24,10 @@ from athanor.compiler.weights import weight_bytes
 from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
+from athanor.frontends.onnx.model_file import read_model
 from athanor.frontends.onnx.sequence_value import KINDS, TENSOR
 from athanor.frontends.onnx.small_types import CARRIED_TYPES
+from athanor.frontends.onnx.type_check import blaming
 from athanor.runtime.footer import append_payload
 from athanor.targets import TargetSpec, find_target
 
@@ -74,17 +76,19 @@ def compile(
         )
     report = on_progress or _silent
     report("import", 0, 1)
-    imported = import_model(model, shapes, operators)
-    return build_artifact(
-        imported,
-        spec,
-        weights_beside=weights_beside,
-        keep_ir=keep_ir,
-        profile=profile,
-        winograd=winograd,
-        cache=cache,
-        on_progress=report,
-    )
+    source = read_model(model)
+    with blaming(source):
+        imported = import_model(source, shapes, operators)
+        return build_artifact(
+            imported,
+            spec,
+            weights_beside=weights_beside,
+            keep_ir=keep_ir,
+            profile=profile,
+            winograd=winograd,
+            cache=cache,
+            on_progress=report,
+        )
 
 
 def plan_program(

@@ -16,6 +16,12 @@ def cache_folder(tmp_path_factory):
         yield folder
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--random-graphs", type=int, default=0, metavar="N", help="how many random graphs to try"
+    )
+
+
 @pytest.fixture(scope="session")
 def digits_model():
     """examples/digits.onnx: `image` float32[batch, 1, 8, 8] -> `probabilities` [batch, 10]."""

@@ -269,3 +269,11 @@ def test_names_that_print_badly_stay_in_one_message():
     (value,) = athanor.compile(fine).load(threads=1).run({"x": np.ones(4, np.float32)}).values()
     np.testing.assert_array_equal(value, np.ones(4))
     assert onnx.checker.check_model(fine) is None
+
+
+def test_element_types_that_an_operator_does_not_take():
+    """Nothing in the compiler knows exp of an integer; ONNX says whose fault that is."""
+    model = model_of([node("Selu", ["i"], ["y"])], inputs=())
+    model.graph.input.append(helper.make_tensor_value_info("i", TensorProto.INT64, [4]))
+    refused(model, r"the model is invalid: .*Selu.*tensor\(int64\)")
+    assert not athanor.check(nested(2)).refusals

@@ -1,0 +1,41 @@
+"""Whose fault a failure inside the compiler is: a model's that breaks the standard, or ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+
+from athanor.errors import AthanorError, CompileError
+from athanor.frontends.onnx.model_file import SourceModel
+from athanor.frontends.onnx.operators import walk_nodes
+
+
+@contextmanager
+def blaming(source: SourceModel) -> Iterator[None]:
+    """Turn any exception into a CompileError where the model's types or shapes contradict ONNX.
+
+    Asked only then: real models have small contradictions that harm nobody, such as a declared
+    output shape that is wrong. On a model without any, the exception is a defect of ours and stays.
+    """
+    try:
+        yield
+    except AthanorError:
+        raise
+    except Exception as error:
+        fault = _fault(source.skeleton)
+        if fault is None:
+            raise
+        raise CompileError(f"the model is invalid: {fault}") from error
+
+
+def _fault(skeleton: onnx.ModelProto) -> str | None:
+    """What ONNX's strict inference says against the model, None where nothing."""
+    if any(node.op_type == "Einsum" for node in walk_nodes(skeleton.graph.node)):
+        return None  # on some wrong equations its inference never ends
+    try:
+        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        return " ".join(str(error).split())
+    return None
