@@ -208,8 +208,8 @@ def _long_extents(sch: s_tir.Schedule, block: Block) -> list[int | None]:
 def _partial(sch: s_tir.Schedule, block: Block, target: TargetSpec) -> list[Block]:
     """Cut a reduction into vectors of partial results; the new blocks, which `block` adds up.
 
-    Four vectors hide the latency of an addition behind two a cycle; they are added to one, and
-    its lanes one by one: that is shorter than to add all lanes of four vectors one by one.
+    Four vectors hide the latency of an addition behind two a cycle; they are added to one, its
+    quarters to one of four lanes, and those one by one.
     """
     stmt = sch.get(block)
     if _is_spatial(sch, block) or len(stmt.writes) != 1:
@@ -228,8 +228,13 @@ def _partial(sch: s_tir.Schedule, block: Block, target: TargetSpec) -> list[Bloc
     rank = len(stmt.writes[0].source.shape)
     _, lane = sch.split(loop, [None, lanes])
     made = [sch.rfactor(lane, factor_axis=rank)]
-    if lanes > vector:
-        _, lane = sch.split(sch.get_loops(block)[-1], [None, vector])
+    steps = [vector] if lanes > vector else []
+    lanes = min(lanes, vector)
+    while lanes > 4:
+        lanes = max(4, lanes // 4)
+        steps.append(lanes)
+    for step in steps:
+        _, lane = sch.split(sch.get_loops(block)[-1], [None, step])
         made.append(sch.rfactor(lane, factor_axis=rank))
     return made  # in scope "global": of "local" TVM makes a heap allocation, even of 32 bytes
 
