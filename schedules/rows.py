@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from athanor.schedules import access, blocks
+from athanor.schedules import access, blocks, loops
 from athanor.targets.target import TargetSpec
 
 Block = s_tir.schedule.SBlockRV
@@ -129,7 +129,7 @@ def _row_indices(sch: s_tir.Schedule, block: Block, shape: RowShape) -> list[tir
         return None
     rows: list[tirx.Expr] = []
     for (var, mine), extent in zip(wide, shape.outer, strict=False):
-        if _equal(mine, extent):
+        if loops.equal(mine, extent):
             rows.append(var)
             continue
         size, groups = blocks.constant(mine), blocks.constant(extent)
@@ -214,8 +214,8 @@ def _partial(sch: s_tir.Schedule, block: Block, target: TargetSpec) -> list[Bloc
     stmt = sch.get(block)
     if _is_spatial(sch, block) or len(stmt.writes) != 1:
         return []
-    kinds = _loop_kinds(sch, block)
-    loop = _fuse(sch, sch.get_loops(block)[len(kinds.rstrip("R")) :])
+    kinds = loops.loop_kinds(sch, block)
+    loop = loops.fuse(sch, sch.get_loops(block)[len(kinds.rstrip("R")) :])
     extent = blocks.constant(sch.get(loop).extent)
     vector = target.lanes(max(16, stmt.writes[0].source.dtype.bits))
     lanes = vector * 4
@@ -251,11 +251,11 @@ def _schedule_contiguous(
         parts = [part for block in leaves for part in (*_partial(sch, block, target), block)]
     rows = []
     for part in parts:
-        outer = _match_prefix(sch, part, shape.outer)
+        outer = loops.match_prefix(sch, part, shape.outer)
         if outer is None:
             return False
         if outer:
-            rows.append(_fuse(sch, outer))
+            rows.append(loops.fuse(sch, outer))
     for part in parts:
         _finish(sch, part, target, place=len(rows[:1]))
     if rows:
@@ -277,7 +277,7 @@ def _schedule_columns(
     tiled = width is not None and lanes >= target.lanes(32)
     rows = []
     for block in leaves:
-        outer = _match_prefix(sch, block, shape.outer)
+        outer = loops.match_prefix(sch, block, shape.outer)
         columns = _match_columns(sch, block, shape.inner)
         if outer is None or columns is None:
             return False
@@ -286,9 +286,9 @@ def _schedule_columns(
         if tiled:
             column, lane = sch.split(lane, [None, lanes])
             outer.append(column)
-        rest = [loop for loop in sch.get_loops(block) if not _among(sch, loop, [*outer, lane])]
+        rest = [loop for loop in sch.get_loops(block) if not loops.among(sch, loop, [*outer, lane])]
         sch.reorder(*outer, *rest, lane)
-        rows.append(_fuse(sch, outer) if outer else _unit_loop(sch, block))
+        rows.append(loops.fuse(sch, outer) if outer else loops.unit_loop(sch, block))
     for block in leaves:
         _finish(sch, block, target, place=1, fuse=False)
     _merge(sch, rows, parallel and (tiled or len(shape.outer) + len(shape.inner) > 1))
@@ -297,13 +297,13 @@ def _schedule_columns(
 
 def _match_columns(sch: s_tir.Schedule, block: Block, inner: list[tirx.Expr]) -> list[Loop] | None:
     """The last spatial loops of `block`, if they run over `inner`."""
-    kinds = _loop_kinds(sch, block)
+    kinds = loops.loop_kinds(sch, block)
     pairs = zip(sch.get_loops(block), kinds, strict=True)
     spatial = [loop for loop, kind in pairs if kind == "S"]
     found = spatial[len(spatial) - len(inner) :]
     if len(found) != len(inner):
         return None
-    equal = (_equal(sch.get(a).extent, b) for a, b in zip(found, inner, strict=True))
+    equal = (loops.equal(sch.get(a).extent, b) for a, b in zip(found, inner, strict=True))
     return found if all(equal) else None
 
 
@@ -322,28 +322,29 @@ def _finish(
     `place` outer loops (1, or 0 for a single row) are left alone. Without `fuse` the lanes are
     those of the last loop alone.
     """
-    pairs = list(zip(sch.get_loops(block), _loop_kinds(sch, block), strict=True))[place:]
-    spatial = [loop for loop, kind in pairs if kind == "S" and not _is_unit(sch, loop)]
+    pairs = list(zip(sch.get_loops(block), loops.loop_kinds(sch, block), strict=True))[place:]
+    spatial = [loop for loop, kind in pairs if kind == "S" and not loops.is_unit(sch, loop)]
     reduced = [loop for loop, kind in pairs if kind == "R"]
     if not reduced:
         if spatial:
-            _vectorize(sch, _fuse(sch, spatial if fuse else spatial[-1:]), target)
+            _vectorize(sch, loops.fuse(sch, spatial if fuse else spatial[-1:]), target)
         return
     if spatial:
-        if not _loop_kinds(sch, block).endswith("R" * len(reduced) + "S" * len(spatial)):
+        if not loops.loop_kinds(sch, block).endswith("R" * len(reduced) + "S" * len(spatial)):
             sch.reorder(*reduced, *spatial)
-        _vectorize_short(sch, _fuse(sch, spatial), target)
-    if _has_predicate(sch, block):
+        _vectorize_short(sch, loops.fuse(sch, spatial), target)
+    if loops.has_predicate(sch, block):
         sch.annotate(reduced[-1], "pragma_loop_partition_hint", 1)
     short = blocks.constant(sch.get(reduced[-1]).extent) in range(2, 17)
     # Constant indices: partial results stay in registers. Where a loop is cut at its guards, and
     # those depend on the row, its parts have no constant length.
-    if short and not (_has_predicate(sch, block) and blocks.has_conditions(sch.get(block).body)):
+    guarded = loops.has_predicate(sch, block) and blocks.has_conditions(sch.get(block).body)
+    if short and not guarded:
         sch.unroll(reduced[-1])
     start = sch.decompose_reduction(block, reduced[0])
-    after = [loop for loop in sch.get_loops(start)[place:] if not _is_unit(sch, loop)]
+    after = [loop for loop in sch.get_loops(start)[place:] if not loops.is_unit(sch, loop)]
     if after:
-        _vectorize_short(sch, _fuse(sch, after), target)
+        _vectorize_short(sch, loops.fuse(sch, after), target)
 
 
 def _vectorize(sch: s_tir.Schedule, loop: Loop, target: TargetSpec) -> None:
@@ -377,62 +378,3 @@ def _vectorize_whole(sch: s_tir.Schedule, loop: Loop) -> None:
     extent = blocks.constant(sch.get(loop).extent)
     if extent is not None and 1 < extent <= 64 and extent & (extent - 1) == 0:
         sch.vectorize(loop)
-
-
-def _match_prefix(sch: s_tir.Schedule, block: Block, outer: list[tirx.Expr]) -> list[Loop] | None:
-    """The leading loops of `block` that run over `outer`, split where a group of channels is."""
-    loops = list(sch.get_loops(block))
-    found: list[Loop] = []
-    for extent in outer:
-        while loops and blocks.constant(sch.get(loops[0]).extent) == 1:
-            found.append(loops.pop(0))
-        if not loops:
-            return None
-        mine, wanted = blocks.constant(sch.get(loops[0]).extent), blocks.constant(extent)
-        if _equal(sch.get(loops[0]).extent, extent):
-            found.append(loops.pop(0))
-        elif mine is not None and wanted is not None and mine % wanted == 0:
-            group, rest = sch.split(loops.pop(0), [wanted, None])
-            found.append(group)
-            loops.insert(0, rest)
-        else:
-            return None
-    return found
-
-
-def _loop_kinds(sch: s_tir.Schedule, block: Block) -> str:
-    """S or R for every loop around a block, by the iterators that it drives."""
-    reduced: list[tirx.Var] = []
-    for kind, value in zip(
-        blocks.iterator_kinds(sch, block), blocks.iterator_values(sch, block), strict=True
-    ):
-        if kind == "R":
-            tvm_ffi.structural_walk(value, (tirx.Var, lambda var: reduced.append(var)))
-    variables = [sch.get(loop).loop_var for loop in sch.get_loops(block)]
-    return "".join("R" if any(v.same_as(r) for r in reduced) else "S" for v in variables)
-
-
-def _has_predicate(sch: s_tir.Schedule, block: Block) -> bool:
-    return blocks.constant(blocks.predicate(sch, block)) != 1
-
-
-def _is_unit(sch: s_tir.Schedule, loop: Loop) -> bool:
-    return blocks.constant(sch.get(loop).extent) == 1
-
-
-def _unit_loop(sch: s_tir.Schedule, block: Block) -> Loop:
-    loops = sch.get_loops(block)
-    return sch.add_unit_loop(loops[0] if loops else block)
-
-
-def _fuse(sch: s_tir.Schedule, loops: list[Loop]) -> Loop:
-    return loops[0] if len(loops) == 1 else sch.fuse(*loops)
-
-
-def _among(sch: s_tir.Schedule, loop: Loop, others: list[Loop]) -> bool:
-    return any(sch.get(loop).loop_var.same_as(sch.get(other).loop_var) for other in others)
-
-
-def _equal(one: tirx.Expr, other: tirx.Expr) -> bool:
-    a, b = blocks.constant(one), blocks.constant(other)
-    return a == b if a is not None or b is not None else tvm_ffi.structural_equal(one, other)
