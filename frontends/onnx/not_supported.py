@@ -5,7 +5,6 @@ REASONS = {
         "",
         "ImageDecoder",
     ): "decoding a file format is no tensor computation; decode the image before",
-    ("", "StringNormalizer"): "upper and lower case depend on a locale; normalize before the model",
     ("", "TfIdfVectorizer"): "n-grams of tokens are looked up; vectorize before the model",
     ("ai.onnx.ml", "CastMap"): "maps are not tensors; give the model arrays",
     ("ai.onnx.ml", "DictVectorizer"): "maps are not tensors; give the model arrays",
