@@ -73,6 +73,7 @@ class Arguments:
         self._rows = [self.tensors[index] for index in range(len(specs))]
         self._dtypes = [ADDRESS if spec.dtype.kind == "O" else spec.dtype for spec in specs]
         self._shapes: list[tuple[int, ...] | None] = [None] * len(specs)
+        self._kinds: list[tuple[tuple[int, ...], np.dtype] | None] = [None] * len(specs)
         self._memory: list[Any] = [None] * len(specs)  # what the rows' shapes point to
         for row, spec in zip(self._rows, specs, strict=True):
             row.device_type, row.dtype = CPU, DataType(*dlpack_type(spec.dtype), 1)
@@ -86,6 +87,10 @@ class Arguments:
             memory = self._memory[index] = (ctypes.c_int64 * len(shape))(*shape)
             row.shape = ctypes.cast(memory, ctypes.POINTER(ctypes.c_int64))
         self._shapes = list(shapes)
+        self._kinds = [
+            None if -1 in shape else (shape, dtype)
+            for shape, dtype in zip(shapes, self._dtypes, strict=True)
+        ]
         return True
 
     def set_data(self, arrays: Sequence[np.ndarray | None]) -> None:
@@ -99,8 +104,7 @@ class Arguments:
 
     def results(self) -> list[np.ndarray | None]:
         """Memory for each tensor of the shapes set; None where a size of -1 is told by the run."""
-        pairs = zip(self._shapes, self._dtypes, strict=True)
-        return [None if shape is None or -1 in shape else np.empty(shape, d) for shape, d in pairs]
+        return [None if kind is None else np.empty(*kind) for kind in self._kinds]
 
     def empty(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Memory for a tensor; addresses for one of strings."""

@@ -42,6 +42,8 @@ class Model:
         self._ins, self._outs = Values(handle, "input"), Values(handle, "output")
         self.inputs: tuple[TensorSpec, ...] = self._ins.specs
         self.outputs: tuple[TensorSpec, ...] = self._outs.specs
+        self._input_names = [spec.name for spec in self.inputs]
+        self._output_names = [spec.name for spec in self.outputs]
         self._arguments = Arguments(self._ins.tensors)
         self._asked = Arguments(self._outs.tensors)
         self._results = Arguments(self._outs.tensors)
@@ -77,10 +79,14 @@ class Model:
         Raises RunError, naming the input, what was expected and what was received, where an input
         is missing, unknown, of another type or of another shape.
         """
-        if len(inputs) != len(self.inputs) or any(s.name not in inputs for s in self.inputs):
-            raise _wrong_names([spec.name for spec in self.inputs], list(inputs))
-        results = self._execute([inputs[spec.name] for spec in self.inputs])
-        return {spec.name: result for spec, result in zip(self.outputs, results, strict=True)}
+        names = self._input_names
+        try:
+            values = [inputs[name] for name in names]
+        except KeyError:
+            values = []
+        if len(values) != len(inputs) or len(inputs) != len(names):
+            raise _wrong_names(names, list(inputs))
+        return dict(zip(self._output_names, self._execute(values), strict=True))
 
     def __call__(self, *arrays: Any) -> Any:
         """Run on the inputs in the model's order.
