@@ -36,6 +36,7 @@ def answer(request: Any, model: Any) -> tuple[Outcome, Any]:
     """What to reply, and the model that further requests are for."""
     try:
         if isinstance(request, bytes):
+            model = None  # and so it stays where this one is refused
             model = prepare(request)
             return ("ok", None), model
         return ("ok", run(model, request)), model
