@@ -184,7 +184,8 @@ def _size(buffer: tirx.Buffer) -> Count:
 def _floordiv(one: Count, other: Count) -> Count:
     if isinstance(one, int) and isinstance(other, int):
         return one // max(other, 1)
-    return tirx.floordiv(_expr(one), _expr(other))
+    # an empty buffer: TVM refuses to fold a division by 0
+    return tirx.floordiv(_expr(one), tirx.max(_expr(other), tirx.const(1, "int64")))
 
 
 def _lesser(one: Count, other: Count) -> Count:

@@ -151,3 +151,14 @@ def test_checking_compiles_nothing(monkeypatch):
     monkeypatch.setattr(driver, "compile_kernels", None)
     monkeypatch.setattr(driver, "compile_host", None)
     assert athanor.check(model_of([node("Relu", ["x"], ["y"])], {"x": ["n"]})).compiles
+
+
+def test_an_empty_tensor_on_the_way():
+    """RotaryEmbedding's body splits off nothing at all where all of the head is rotated."""
+    nodes = [
+        node("Split", ["x", "sizes"], ["a", "b"], axis=1),
+        node("Concat", ["b", "a"], ["c"], axis=1),
+    ]
+    nodes.append(node("Exp", ["c"], ["y"]))
+    model = model_of(nodes, {"x": ["n", 4]}, weights={"sizes": np.array([4, 0])})
+    assert athanor.check(model, dims={"n": 3}).compiles
