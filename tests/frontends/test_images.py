@@ -4,8 +4,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from athanor.errors import CompileError
-
 from .execute import check, floats, one_node, run, same
 
 
@@ -128,11 +126,12 @@ def test_batch_normalization(constant):
     check("BatchNormalization", inputs, constants=constants, epsilon=1e-2, rtol=1e-4)
 
 
-def test_training_batch_normalization_is_refused():
-    inputs = [floats(2, 5, 3), *(np.ones(5, np.float32) for _ in range(4))]
-    model = one_node("BatchNormalization", inputs, training_mode=1)
-    with pytest.raises(CompileError, match="training mode is not supported"):
-        run(model, inputs)
+def test_batch_normalization_in_training():
+    """By the batch's own statistics; what it learns of them are the results that follow."""
+    vectors = [floats(5, seed=i) for i in range(1, 4)] + [np.abs(floats(5, seed=4))]
+    inputs = [floats(2, 5, 3, 4), *vectors]
+    options = dict(outputs=3, training_mode=1, momentum=0.8)
+    check("BatchNormalization", inputs, rtol=1e-4, atol=1e-5, **options)
 
 
 @pytest.mark.parametrize("axis", [-1, 1, 0])

@@ -176,11 +176,14 @@ def test_what_computes_with_small_types_is_refused():
         ours(one_node("Relu", [x], opset=25), {"x0": x})
 
 
-def test_a_zero_point_of_a_float_is_refused():
-    inputs = [floats(4), np.array(2, np.float32), np.array(1, small("float8_e5m2"))]
-    model = one_node("QuantizeLinear", inputs, opset=25, constants=(2,))
-    with pytest.raises(CompileError, match="has to be the constant 0"):
-        ours(model, {"x0": inputs[0], "x1": inputs[1]})
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_zero_point_of_a_float_is_added(constant):
+    dtype = small("float8_e5m2")
+    x, scale, zero = floats(40), np.array(2, np.float32), np.array(1, dtype)
+    model = one_node("QuantizeLinear", [x, scale, zero], opset=25, constants=(2,) * constant)
+    feeds = {"x0": x, "x1": scale} | ({} if constant else {"x2": zero})
+    (result,) = ours(model, feeds)
+    np.testing.assert_array_equal(result, (x / 2 + np.float32(1)).astype(dtype))
 
 
 @pytest.mark.parametrize("name", ["int4", "uint2", "float6_e2m3fn", "float8_e5m2"])
