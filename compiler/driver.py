@@ -62,10 +62,10 @@ def compile(
     `<artifact>.weights`; by itself only past 1.5 GB. keep_ir: keep every kernel's TIR, LLVM IR and
     assembly in the metadata. profile: let `Model.profile` and `athanor profile` time the artifact's
     kernels; runs that are not profiled stay as they are. winograd: let convolutions run by
-    Winograd's method where it is faster; its sums differ from the direct method's by some 1e-6 of
-    the largest output. cache: keep compiled kernels in the user's cache folder, and take from there
-    what was compiled before; the artifact is the same. on_progress: called with (stage, done,
-    total).
+    Winograd's method where it is faster; its sums differ from the direct method's by 1e-6 to
+    1e-5 of the largest output. cache: keep compiled kernels in the user's cache folder, and take
+    from there what was compiled before; the artifact is the same. on_progress: called with
+    (stage, done, total).
 
     Raises CompileError, with every reason at once, where the model or an option can't be compiled.
     """

@@ -37,7 +37,8 @@ class CPUWinograd:
 
     Where an image has few tiles, a chunk is not enough work for the weights that stream past it:
     then the data of all images is transformed first, by parallel tasks of input blocks, and
-    chunks and channel groups together are the tasks of what follows.
+    chunks and channel groups together are the tasks of what follows. The pixels of a dilated
+    convolution's tiles interleave, and are put in order, with the epilogue, by a pass behind.
 
     Matches: one block of KIND PRODUCT_KIND (`compute.winograd.winograd_conv2d_blocked`) with its
     transforms, and spatial blocks behind it that end in one output; batch may be symbolic.
