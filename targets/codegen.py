@@ -19,7 +19,7 @@ from tvm.ir import IRModule, PrimType
 from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
 from athanor.targets.lower_math import LowerMath, LowerPower
-from athanor.targets.partition_hints import CutPieces, DropUnsafePartitionHints, MarkPlaces
+from athanor.targets.partition_loops import PartitionLoops
 from athanor.targets.shorten_reductions import ShortenReductions
 from athanor.targets.target import TargetSpec
 
@@ -61,10 +61,7 @@ def symbolic_parameters(func: tirx.PrimFunc) -> list[tirx.Var]:
 def lower_kernel(name: str, func: tirx.PrimFunc, target: TargetSpec) -> tirx.PrimFunc:
     """A scheduled prim_func -> the function that LLVM's code generator takes."""
     mod = IRModule({name: func.with_attr("global_symbol", name)})
-    # A cut-off piece of length one would get a 32-bit zero for its 64-bit loop variable.
-    partition = {"no_unroll_loop_with_extent_one": True}
-    config = {"tirx.disable_storage_rewrite": False, "s_tir.LoopPartition": partition}
-    with tvm.transform.PassContext(config=config):
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": False}):
         mod = _lowering(target)(mod)
     lowered = mod[name]
     pointers, scalars, declarations = [], [], []
@@ -146,10 +143,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             LowerPower(),
             t.BF16ComputeLegalize(),
             t.FP8ComputeLegalize(),
-            DropUnsafePartitionHints(),
-            MarkPlaces(),
-            s.LoopPartition(),
-            CutPieces(),
+            PartitionLoops(),
             t.VectorizeLoop(True),
             t.StorageRewrite(),
             t.UnrollLoop(),

@@ -237,9 +237,6 @@ def test_a_sequence_grows_and_shrinks_in_a_loop():
             same(results["last"], expected[-1])
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a known defect: in some processes the last rank in the table is wrong"
-)
 def test_if_between_sequences():
     model = compiled(
         """g (bool c, float[n] x, float[2, 3] y) => (seq(float[]) s, int64 l) {
