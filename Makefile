@@ -43,7 +43,7 @@ clean:
 
 # An install is a copy: it is made again when a source file has changed, so that what is tested is
 # what a user gets.
-SOURCES = $(shell find compiler frontends runtime schedules targets -type f \
+SOURCES = $(shell find compiler frontends runtime schedules targets tuning -type f \
 	-not -path '*/__pycache__/*') pyproject.toml $(wildcard setup.py MANIFEST.in)
 
 $(BIN)/python:

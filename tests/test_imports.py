@@ -24,6 +24,7 @@ FORBIDDEN = {
     "frontends": ("athanor.compiler", "athanor.schedules", "athanor.targets", "athanor.runtime"),
     "schedules": ("onnx", "athanor.compiler", "athanor.frontends", "athanor.runtime"),
     "targets": ("onnx", "athanor.compiler", "athanor.frontends", "athanor.runtime"),
+    "tuning": ("onnx",),
 }
 
 
@@ -97,6 +98,10 @@ assert outputs["probabilities"].shape == (2, 10)
     modules = modules_after(code)
     assert "numpy" in modules
     assert not modules & COMPILER_MODULES
+
+
+def test_measuring_processes_import_no_compiler():
+    assert not modules_after("import athanor.tuning.worker") & COMPILER_MODULES
 
 
 @pytest.mark.parametrize("command", [["run"], ["inspect"], ["inspect", "--json"]])

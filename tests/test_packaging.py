@@ -13,7 +13,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("compiler", "frontends", "runtime", "schedules", "targets")
+FOLDERS = ("compiler", "frontends", "runtime", "schedules", "targets", "tuning")
 
 
 def configuration():
