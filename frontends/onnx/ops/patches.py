@@ -17,7 +17,7 @@ from athanor.frontends.onnx.known import (
     truncated_quotient,
 )
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.ops.convolution import padding, window
+from athanor.frontends.onnx.ops.windows import Windows, positive
 from athanor.frontends.onnx.tensors import (
     accumulation_dtype,
     cast,
@@ -51,16 +51,17 @@ def deform_conv(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         is_symbolic(d) for d in (channels, *dims)
     ):
         raise node.error(f"weights {shape_of(weight)} for input {shape_of(x)}")
-    strides, dilations = window(node, 2)
-    pads = padding(node, dims, kernel, strides, dilations)
+    windows = Windows(node, dims, kernel)
+    strides, dilations, pads, result = (
+        windows.strides,
+        windows.dilations,
+        windows.pads,
+        windows.counts,
+    )
     group, offsets = node.int("group", 1), node.int("offset_group", 1)
     if group < 1 or offsets < 1 or channels != per_group * group or channels % offsets:
         raise node.error(f"group={group}, offset_group={offsets} for {channels} channels")
     taps = kernel[0] * kernel[1]
-    result = [
-        (dims[a] + pads[a] + pads[a + 2] - (kernel[a] - 1) * dilations[a] - 1) // strides[a] + 1
-        for a in range(2)
-    ]
     mask = inputs[4:5] if node.has_input(4, inputs) else []
     for value, factor in [(offset, 2), *((m, 1) for m in mask)]:
         wanted = [batch, offsets * taps * factor, *result]
@@ -125,7 +126,7 @@ def col2im(node: Node, inputs: Inputs, builder: Any) -> relax.Expr:
     """
     x, image, block = inputs[0], node.elements(1, "image_shape"), node.elements(2, "block_shape")
     rank = len(image)
-    strides, dilations = window(node, rank)
+    strides, dilations = (positive(node, name, rank) for name in ("strides", "dilations"))
     pads = node.ints("pads", [0] * (2 * rank))
     if rank_of(x) != 3 or len(block) != rank or len(pads) != 2 * rank:
         raise node.error(f"block_shape={block}, pads={pads} for image_shape={image}")

@@ -7,10 +7,14 @@ from typing import Any
 from tvm import relax
 
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.ops.pooling_general import average_with_pads, max_with_indices
-from athanor.frontends.onnx.ops.pooling_window import Window
+from athanor.frontends.onnx.ops.pooling_general import (
+    average_general,
+    max_general,
+    max_with_indices,
+)
 from athanor.frontends.onnx.ops.reduction import infinite_extremum
-from athanor.frontends.onnx.tensors import rank_of
+from athanor.frontends.onnx.ops.windows import pool_windows
+from athanor.frontends.onnx.tensors import dtype_of, filled, rank_of, shape_of
 
 R = relax.op
 Inputs = list[relax.Expr]
@@ -25,14 +29,22 @@ def max_pool(node: Node, inputs: Inputs, builder: Builder) -> Any:
 
     Source: https://onnx.ai/onnx/operators/onnx__MaxPool.html
     """
-    pool = Window(node, inputs[0])
-    if any(node.outputs[1:]):
-        return max_with_indices(node, inputs[0], pool, builder)
+    x = inputs[0]
+    pool = pool_windows(node, x)
+    shape = [*shape_of(x)[:2], *pool.counts]
+    with_indices = any(node.outputs[1:])
+    if 0 in shape:
+        values = filled(shape, 0, dtype_of(x), builder)
+        return (values, filled(shape, 0, "int64", builder)) if with_indices else values
+    if with_indices:
+        return max_with_indices(node, x, pool, builder)
+    if not pool.is_fixed:
+        return max_general(x, pool, builder)
     return _MAX[pool.rank](
-        inputs[0],
+        x,
         pool_size=pool.kernel,
         strides=pool.strides,
-        padding=pool.pads_with_ceil,
+        padding=pool.pads,
         dilation=pool.dilations,
     )
 
@@ -44,15 +56,19 @@ def average_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__AveragePool.html
     """
-    pool = Window(node, inputs[0])
+    x = inputs[0]
+    pool = pool_windows(node, x)
+    shape = [*shape_of(x)[:2], *pool.counts]
+    if 0 in shape:
+        return filled(shape, 0, dtype_of(x), builder)
     include = bool(node.int("count_include_pad", 0))
-    if include and any(pool.extra):
-        return average_with_pads(inputs[0], pool, builder)
+    if not pool.is_fixed or (include and any(pool.past)):
+        return average_general(x, pool, include, builder)
     return _AVERAGE[pool.rank](
-        inputs[0],
+        x,
         pool_size=pool.kernel,
         strides=pool.strides,
-        padding=pool.pads_with_ceil,
+        padding=pool.pads,
         dilation=pool.dilations,
         count_include_pad=include,
     )

@@ -9,34 +9,69 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.node import Node
-from athanor.frontends.onnx.ops.pooling_window import Window
-from athanor.frontends.onnx.tensors import compute, dtype_of, is_float, rank_of, scalar
+from athanor.frontends.onnx.ops.windows import Windows, pool_windows
+from athanor.frontends.onnx.tensors import (
+    dtype_of,
+    filled,
+    is_float,
+    rank_of,
+    scalar,
+    shape_of,
+)
 
 R = relax.op
 Inputs = list[relax.Expr]
 Builder = relax.BlockBuilder
 
 
-def average_with_pads(x: relax.Expr, pool: Window, builder: Builder) -> relax.Expr:
-    """The mean over image and pads, but not over what ceil_mode's last window adds past them."""
+def average_general(x: relax.Expr, pool: Windows, include: bool, builder: Builder) -> relax.Expr:
+    """The mean over each window's elements in the image; with `include` over pads as zeros too.
 
-    def kernel(data: te.Tensor) -> te.Tensor:
+    What ceil_mode's last window has past the pads never counts.
+    """
+
+    def kernel(data: te.Tensor, pool: Windows) -> te.Tensor:
         total = _windowed(data, pool, lambda value: value, "window_sum")
 
         def element(n: Any, c: Any, *place: Any) -> Any:
             count: Any = 1
             for axis, position in enumerate(place):
-                # taps with start + k * dilation < dim + end pad
-                start = position * pool.strides[axis] - pool.pads[axis]
-                room = data.shape[axis + 2] + pool.pads[axis + pool.rank] - start
-                step = pool.dilations[axis]
-                inside = tirx.floordiv(room + step - 1, step)
-                count = count * tirx.min(inside, tirx.const(pool.kernel[axis], "int64"))
+                count = count * elements_inside(pool, axis, position)
             return total(n, c, *place) / count.astype(data.dtype)
 
         return te.compute(total.shape, element, name="average_pool")
 
-    return compute(builder, "average_pool", kernel, x)
+    def elements_inside(pool: Windows, axis: int, position: Any) -> Any:
+        # taps with 0 <= start + tap * step < limit
+        step = pool.dilations[axis]
+        start = position * pool.strides[axis] - pool.begins[axis]
+        limit = pool.dims[axis] + (pool.ends[axis] - pool.past[axis] if include else 0)
+        last = tirx.min(tirx.floordiv(limit - start + step - 1, step), pool.kernel[axis])
+        first = 0 if include else tirx.max(tirx.floordiv(step - 1 - start, step), 0)
+        return last - first
+
+    return pool.compute(builder, "average_pool", kernel, x)
+
+
+def max_general(x: relax.Expr, pool: Windows, builder: Builder) -> relax.Expr:
+    """The largest element of each window; pads never win."""
+    lowest = _lowest(x)
+
+    def kernel(data: te.Tensor, pool: Windows) -> te.Tensor:
+        taps = [te.reduce_axis((0, size), name=f"k{i}") for i, size in enumerate(pool.kernel)]
+
+        def element(n: Any, c: Any, *place: Any) -> Any:
+            source, inside = pool.source(data, place, taps)
+            return te.max(tirx.if_then_else(inside, data(n, c, *source), lowest), axis=taps)
+
+        return te.compute((*data.shape[:2], *pool.counts), element, name="max_pool")
+
+    return pool.compute(builder, "max_pool", kernel, x)
+
+
+def _lowest(x: relax.Expr) -> Any:
+    dtype = dtype_of(x)
+    return tirx.const(-np.inf, dtype) if is_float(x) else tirx.min_value(dtype)
 
 
 def lp_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -44,10 +79,14 @@ def lp_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
     Source: https://onnx.ai/onnx/operators/onnx__LpPool.html
     """
-    x, pool = inputs[0], Window(node, inputs[0])
+    x, pool = inputs[0], pool_windows(node, inputs[0])
     p = node.int("p", 2)
     if p < 1:
         raise node.error(f"p={p} is not positive")
+
+    shape = [*shape_of(x)[:2], *pool.counts]
+    if 0 in shape:
+        return filled(shape, 0, dtype_of(x), builder)
 
     def raised(value: Any) -> Any:
         size = tirx.abs(value)
@@ -57,7 +96,7 @@ def lp_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
             else (size if p == 1 else value * value)
         )
 
-    def kernel(data: te.Tensor) -> te.Tensor:
+    def kernel(data: te.Tensor, pool: Windows) -> te.Tensor:
         total = _windowed(data, pool, raised, "window_sum")
 
         def root(*i: Any) -> Any:
@@ -69,7 +108,7 @@ def lp_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
         return te.compute(total.shape, root, name="lp_pool")
 
-    return compute(builder, "lp_pool", kernel, x)
+    return pool.compute(builder, "lp_pool", kernel, x)
 
 
 def global_lp_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -86,7 +125,7 @@ def global_lp_pool(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
 
 
 def _windowed(
-    data: te.Tensor, pool: Window, function: Callable[[Any], Any], name: str
+    data: te.Tensor, pool: Windows, function: Callable[[Any], Any], name: str
 ) -> te.Tensor:
     """The sum of `function` over each window; positions outside the image add nothing."""
     taps = [te.reduce_axis((0, size), name=f"k{i}") for i, size in enumerate(pool.kernel)]
@@ -96,32 +135,33 @@ def _windowed(
         value = tirx.if_then_else(inside, function(data(n, c, *source)), tirx.const(0, data.dtype))
         return te.sum(value, axis=taps)
 
-    return te.compute((*data.shape[:2], *pool.result_dims), element, name=name)
+    return te.compute((*data.shape[:2], *pool.counts), element, name=name)
 
 
 def max_with_indices(
-    node: Node, x: relax.Expr, pool: Window, builder: Builder
+    node: Node, x: relax.Expr, pool: Windows, builder: Builder
 ) -> tuple[relax.Expr, relax.Expr]:
     """The largest element of each window and its flat index in x; the first of equal ones.
 
     storage_order=1 counts an image's elements column by column.
     """
     order = node.int("storage_order", 0)
+    lowest = _lowest(x)
 
     def combine(left: Any, right: Any) -> tuple[Any, Any]:
         first = tirx.all(left[1] == right[1], left[0] < right[0])
         keep = tirx.any(left[1] > right[1], first)
         return tirx.Select(keep, left[0], right[0]), tirx.Select(keep, left[1], right[1])
 
-    def identity(index: Any, value: Any) -> tuple[Any, Any]:
-        lowest = tirx.const(-np.inf, str(value)) if is_float(x) else tirx.min_value(str(value))
-        return tirx.const(np.iinfo(np.int64).max, "int64"), lowest
+    none = tirx.const(np.iinfo(np.int64).max, "int64")
+
+    def identity(_index: Any, _value: Any) -> tuple[Any, Any]:
+        return none, lowest
 
     reducer = te.comm_reducer(combine, identity, name="argmax")
 
-    def kernel(data: te.Tensor) -> list[te.Tensor]:
+    def kernel(data: te.Tensor, pool: Windows) -> list[te.Tensor]:
         taps = [te.reduce_axis((0, size), name=f"k{i}") for i, size in enumerate(pool.kernel)]
-        none, lowest = identity("int64", data.dtype)
 
         def element(n: Any, c: Any, *place: Any) -> Any:
             source, inside = pool.source(data, place, taps)
@@ -137,13 +177,13 @@ def max_with_indices(
             value = tirx.if_then_else(inside, data(n, c, *source), lowest)
             return reducer((index, value), axis=taps)
 
-        shape = (*data.shape[:2], *pool.result_dims)
+        shape = (*data.shape[:2], *pool.counts)
         index, value = te.compute(shape, element, name="max_pool")
         return [
             te.compute(shape, lambda *i: value(*i), name="values"),
             te.compute(shape, lambda *i: index(*i), name="indices"),
         ]
 
-    both = compute(builder, "max_pool_indices", kernel, x)
+    both = pool.compute(builder, "max_pool_indices", kernel, x)
     values, indices = (builder.emit(relax.TupleGetItem(both, i)) for i in range(2))
     return values, indices

@@ -95,7 +95,7 @@ def integer_convolution(
         filters = _of_outputs(node, weight, w_zero_point, 0, builder)
     left = without_zero_point(x, point, builder)
     right = without_zero_point(weight, filters, builder)
-    return builder.emit(convolution(node, left, right, "int32"))
+    return builder.emit(convolution(node, left, right, "int32", builder))
 
 
 def qlinear_conv(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
