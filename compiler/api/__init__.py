@@ -16,6 +16,7 @@ __all__ = [
     "Artifact",
     "CheckReport",
     "CompileError",
+    "CompilerDefect",
     "Model",
     "RunError",
     "__version__",
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from athanor.compiler.artifact import Artifact
     from athanor.compiler.check import CheckReport, check
     from athanor.compiler.driver import compile
-    from athanor.errors import CompileError, RunError
+    from athanor.errors import CompileError, CompilerDefect, RunError
     from athanor.runtime.loader import load
     from athanor.runtime.model import Model
 
@@ -41,6 +42,7 @@ _HOME = {
     "load": "athanor.runtime.loader",
     "Model": "athanor.runtime.model",
     "CompileError": "athanor.errors",
+    "CompilerDefect": "athanor.errors",
     "RunError": "athanor.errors",
 }
 

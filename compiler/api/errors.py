@@ -1,12 +1,16 @@
-"""The two errors that a user can act on; anything else that escapes is a defect of Athanor."""
+"""The errors of Athanor: two that a user can act on, and one for a defect of its own."""
 
 
 class AthanorError(Exception):
-    """Base of both, for callers that treat every failure alike."""
+    """Base of all, for callers that treat every failure alike."""
 
 
 class CompileError(AthanorError):
     """The model, target or an option can't be compiled; the message says which rule and where."""
+
+
+class CompilerDefect(CompileError):
+    """Compilation failed for a reason that is none of the model's; what failed is the cause."""
 
 
 class RunError(AthanorError):

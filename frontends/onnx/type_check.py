@@ -7,17 +7,19 @@ from contextlib import contextmanager
 
 import onnx
 
-from athanor.errors import AthanorError, CompileError
+import athanor
+from athanor.errors import AthanorError, CompileError, CompilerDefect
 from athanor.frontends.onnx.model_file import SourceModel
 from athanor.frontends.onnx.operators import walk_nodes
 
 
 @contextmanager
 def blaming(source: SourceModel) -> Iterator[None]:
-    """Turn any exception into a CompileError where the model's types or shapes contradict ONNX.
+    """Turn any exception into a CompileError, of the model's fault or of ours.
 
-    Asked only then: real models have small contradictions that harm nobody, such as a declared
-    output shape that is wrong. On a model without any, the exception is a defect of ours and stays.
+    Only then are the model's types and shapes compared with the standard: real models have small
+    contradictions that harm nobody, such as a declared output shape that is wrong. On a model
+    without any it is a CompilerDefect.
     """
     try:
         yield
@@ -26,7 +28,11 @@ def blaming(source: SourceModel) -> Iterator[None]:
     except Exception as error:
         fault = _fault(source.skeleton)
         if fault is None:
-            raise
+            reason = next(iter(str(error).strip().splitlines()), "")[:300]
+            raise CompilerDefect(
+                f"athanor {athanor.__version__} has a defect that this model shows; please report "
+                f"it with the model: {type(error).__name__}: {reason}"
+            ) from error
         raise CompileError(f"the model is invalid: {fault}") from error
 
 

@@ -40,6 +40,8 @@ def answer(request: Any, model: Any) -> tuple[Outcome, Any]:
             model = prepare(request)
             return ("ok", None), model
         return ("ok", run(model, request)), model
+    except athanor.CompilerDefect as error:
+        return ("error", str(error)), model
     except athanor.CompileError as error:
         return ("refused", str(error)), model
     except athanor.RunError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from hypothesis import HealthCheck, event, given, settings
 
-from athanor import CompileError, RunError
+from athanor import CompileError, CompilerDefect, RunError
 
 from .artifact import ours, reference
 from .random_graphs import graphs
@@ -20,6 +20,8 @@ def agrees(model, feeds):
     expected = reference(model, feeds)
     try:
         results = ours(model, feeds)
+    except CompilerDefect:
+        raise
     except (CompileError, RunError):
         # a dimension that is unknown may be one that an operator has to know, to broadcast or not
         dims = [d for value in model.graph.input for d in value.type.tensor_type.shape.dim]

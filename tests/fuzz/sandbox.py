@@ -99,10 +99,12 @@ def _child(case, writing, allowed):
     os.chdir(allowed)
     tempfile.tempdir = os.environ["TMPDIR"] = str(allowed)
     sys.addaudithook(_watch(str(allowed)))
-    from athanor.errors import AthanorError
+    from athanor.errors import AthanorError, CompilerDefect
 
     try:
         kind, detail = case(), ""
+    except CompilerDefect:
+        kind, detail = "error", traceback.format_exc()
     except AthanorError as error:
         kind, detail = "refused", str(error)
     except BaseException:
