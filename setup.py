@@ -21,8 +21,12 @@ from setuptools.errors import CompileError
 
 RUNTIME = Path("runtime")  # setup.py runs in its own folder
 SOURCES = sorted(RUNTIME.glob("src/*.c"))
+# The measuring program of tuning, all but its table of kernels; linked with libathanor.a.
+MEASURE_SOURCES = sorted(RUNTIME.glob("measure/*.c"))
 # What a user needs to build the runtime into an app, or for another machine.
-SHIPPED = [*sorted(RUNTIME.glob("include/*")), *sorted(RUNTIME.glob("src/*"))]
+SHIPPED = [
+    path for name in ("include", "src", "measure") for path in sorted(RUNTIME.glob(f"{name}/*"))
+]
 
 CFLAGS = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # nodelete: worker threads run the library's code, so dlclose must not unmap it.
@@ -44,25 +48,33 @@ def c_compiler() -> list[str]:
 
 
 def build_library(folder: Path, version: str) -> list[Path]:
-    """libathanor.so and libathanor.a in `folder`. Raises CompileError with the compiler's words."""
+    """The libraries in `folder`. Raises CompileError with the compiler's words."""
     compiler = c_compiler()
     archiver = os.environ.get("AR", "ar").split()
     folder.mkdir(parents=True, exist_ok=True)
     shared, static = folder / "libathanor.so", folder / "libathanor.a"
+    measure = folder / "libathanor_measure.a"
     with TemporaryDirectory() as scratch:
-        objects = []
-        for source in SOURCES:
-            objects.append(str(Path(scratch, source.stem + ".o")))
-            defines = [f'-DATHANOR_VERSION="{version}"', f"-I{RUNTIME / 'include'}"]
-            run([*compiler, *CFLAGS, *defines, "-c", str(source), "-o", objects[-1]])
+
+        def compiled(sources: list[Path]) -> list[str]:
+            made = []
+            for source in sources:
+                made.append(str(Path(scratch, f"{source.parent.name}-{source.stem}.o")))
+                flags = [f'-DATHANOR_VERSION="{version}"']
+                flags += [f"-I{RUNTIME / name}" for name in ("include", "src")]
+                run([*compiler, *CFLAGS, *flags, "-c", str(source), "-o", made[-1]])
+            return made
+
+        objects = compiled(SOURCES)
         # Aside, then renamed: a process may have the old one mapped.
         for target, command in (
             (shared, [*compiler, *objects, *LDFLAGS, "-o", f"{shared}.new"]),
             (static, [*archiver, "rcsD", f"{static}.new", *objects]),
+            (measure, [*archiver, "rcsD", f"{measure}.new", *compiled(MEASURE_SOURCES)]),
         ):
             run(command)
             Path(f"{target}.new").replace(target)
-    return [shared, static]
+    return [shared, static, measure]
 
 
 def run(command: list[str]) -> None:
@@ -78,7 +90,7 @@ def run(command: list[str]) -> None:
 class build_runtime(Command):
     """The C library, into the built package or, for an editable install, into the checkout."""
 
-    description = "build libathanor.so and libathanor.a"
+    description = "build libathanor.so, libathanor.a and libathanor_measure.a"
     user_options: ClassVar = [("in-place", None, "build into runtime/lib of the checkout")]
     boolean_options: ClassVar = ["in-place"]
     editable_mode = False  # set by setuptools
@@ -114,7 +126,7 @@ class build_runtime(Command):
 
     def get_outputs(self) -> list[str]:
         """What a normal build makes."""
-        made = ["lib/libathanor.so", "lib/libathanor.a"]
+        made = ["lib/libathanor.so", "lib/libathanor.a", "lib/libathanor_measure.a"]
         made += [str(path.relative_to(RUNTIME)) for path in SHIPPED]
         return [str(self._package() / path) for path in made]
 

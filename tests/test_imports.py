@@ -100,10 +100,6 @@ assert outputs["probabilities"].shape == (2, 10)
     assert not modules & COMPILER_MODULES
 
 
-def test_measuring_processes_import_no_compiler():
-    assert not modules_after("import athanor.tuning.worker") & COMPILER_MODULES
-
-
 @pytest.mark.parametrize("command", [["run"], ["inspect"], ["inspect", "--json"]])
 def test_run_and_inspect_commands_import_no_compiler(digits_artifact, command):
     code = f"""

@@ -93,6 +93,9 @@ def test_the_wheel_holds_every_source_file(wheel):
         "athanor/runtime/include/athanor_abi.h",
         "athanor/runtime/lib/libathanor.so",
         "athanor/runtime/lib/libathanor.a",
+        "athanor/runtime/lib/libathanor_measure.a",
+        "athanor/runtime/measure/measure.h",
+        "athanor/runtime/measure/main.c",
     ],
 )
 def test_the_wheel_holds_the_c_runtime(wheel, name):

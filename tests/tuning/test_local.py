@@ -1,39 +1,13 @@
 """The local measurer: times, checked outputs, and candidates that crash, hang or are wrong."""
 
-import subprocess
 from dataclasses import replace
 
 import pytest
+from c_kernels import GOOD, make_candidate
 
 from athanor.targets import find_target
 from athanor.tuning.local import LocalMeasurer
-from athanor.tuning.measure import (
-    BUILD,
-    CONSTANT,
-    CRASH,
-    INPUT,
-    OUTPUT,
-    TIMEOUT,
-    WRONG_RESULT,
-    Argument,
-    Candidate,
-    Reference,
-)
-
-ARGUMENTS = (
-    Argument("float32", (3, 50), INPUT),
-    Argument("float32", (50,), CONSTANT),
-    Argument("float32", (3, 50), OUTPUT),
-)
-KERNEL = """
-#include <stdint.h>
-#include <unistd.h>
-int kernel(float *x, float *w, float *y, int64_t rows) {
-  for (int64_t i = 0; i < rows * 50; i++) { %s }
-  return 0;
-}
-"""
-GOOD = "y[i] = x[i] * w[i % 50];"
+from athanor.tuning.measure import BUILD, CRASH, TIMEOUT, WRONG_RESULT, Reference
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +20,7 @@ def measurer():
 @pytest.fixture(scope="module")
 def candidate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kernels")
-
-    def make(body, **changes):
-        (folder / "k.c").write_text(KERNEL % body)
-        subprocess.run("cc -c -fPIC -O1 -w k.c -o k.o".split(), cwd=folder, check=True)
-        code = (folder / "k.o").read_bytes()
-        return replace(Candidate("w", (), code, "kernel", ARGUMENTS, (3,)), **changes)
-
-    return make
+    return lambda body, **changes: make_candidate(folder, body, **changes)
 
 
 def test_times_and_equal_outputs(measurer, candidate):
@@ -73,14 +40,34 @@ def test_failures_cost_their_own_process(measurer, candidate):
         "sleep(9);",
         "y[i] = 1;",
         "if (i) y[i] = x[i] * w[i % 50];",
+        "exit(3);",
+        "return 7;",
     ]
     bad = [candidate(body, reference=reference) for body in bodies]
     broken = replace(good, object_code=b"no object")
-    results = list(measurer.measure([*bad, broken, good], repeats=3, timeout_secs=1))
+    results = list(measurer.measure([*bad, broken, good], repeats=3, timeout_secs=0.5))
     kinds = [r.error and r.error.kind for r in results]
-    assert kinds == [CRASH, TIMEOUT, WRONG_RESULT, WRONG_RESULT, BUILD, None]
+    expected = [CRASH, TIMEOUT, WRONG_RESULT, WRONG_RESULT, CRASH, CRASH, BUILD, None]
+    assert kinds == expected
     assert "SIGSEGV" in results[0].error.sentence
+    assert "exit code 3" in results[4].error.sentence
+    assert "returned 7" in results[5].error.sentence
     assert results[0].median == float("inf")
+
+
+def test_a_kernel_that_asks_for_the_unknown_spoils_no_other(measurer, candidate):
+    good = candidate(GOOD)
+    odd = candidate("y[i] = unknown(i);", before="float unknown(int64_t);")
+    results = list(measurer.measure([good, odd, good], repeats=3))
+    assert [r.error and r.error.kind for r in results] == [None, BUILD, None]
+    assert "unknown" in results[1].error.sentence
+
+
+def test_a_reference_that_fails_is_told(measurer, candidate):
+    bad = candidate("abort();")
+    (result,) = measurer.measure([candidate(GOOD, reference=Reference(bad.object_code))])
+    assert result.error.kind == CRASH
+    assert "the reference failed: the kernel was ended by SIGABRT" in result.error.sentence
 
 
 def test_interleaved_measurements_come_in_order(measurer, candidate):
@@ -97,3 +84,14 @@ def test_a_slow_candidate_is_not_repeated(measurer, candidate):
     slow = candidate("y[i] = x[i] * w[i % 50]; if (!i) usleep(3000);")
     (result,) = measurer.measure([slow], repeats=20, limit_secs=1e-3)
     assert len(result.seconds) == 1
+
+
+def test_measuring_can_be_left_halfway(measurer, candidate):
+    good = candidate(GOOD)
+    results = measurer.measure([good, candidate("sleep(60);")], timeout_secs=60)
+    assert next(results).error is None
+    results.close()  # ends the program, and the kernel with it
+
+
+def test_nothing_to_measure(measurer):
+    assert list(measurer.measure([])) == []
