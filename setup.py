@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar
@@ -23,6 +25,8 @@ RUNTIME = Path("runtime")  # setup.py runs in its own folder
 SOURCES = sorted(RUNTIME.glob("src/*.c"))
 # The measuring program of tuning, all but its table of kernels; linked with libathanor.a.
 MEASURE_SOURCES = sorted(RUNTIME.glob("measure/*.c"))
+BINDING = RUNTIME / "binding" / "fast_call.c"
+BINDING_NAME = "_fast_call.abi3.so"
 # What a user needs to build the runtime into an app, or for another machine.
 SHIPPED = [
     path for name in ("include", "src", "measure") for path in sorted(RUNTIME.glob(f"{name}/*"))
@@ -77,6 +81,19 @@ def build_library(folder: Path, version: str) -> list[Path]:
     return [shared, static, measure]
 
 
+def build_binding(package: Path) -> list[Path]:
+    """The faster call from Python; none where Python's headers are missing or older than 3.11."""
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists() or sys.version_info < (3, 11):
+        print(f"athanor: no Python.h of 3.11 or later in {headers}: models are called a slower way")
+        return []
+    target = package / BINDING_NAME
+    includes = [f"-I{headers}", f"-I{RUNTIME / 'include'}"]
+    run([*c_compiler(), *CFLAGS, *includes, "-shared", str(BINDING), "-o", f"{target}.new"])
+    Path(f"{target}.new").replace(target)
+    return [target]
+
+
 def run(command: list[str]) -> None:
     """Run a tool of the C compiler."""
     try:
@@ -99,6 +116,7 @@ class build_runtime(Command):
         """Part of the protocol of setuptools."""
         self.build_lib: str | None = None
         self.in_place = False
+        self.built: list[Path] = []
 
     def finalize_options(self) -> None:
         """Part of the protocol of setuptools."""
@@ -109,9 +127,11 @@ class build_runtime(Command):
         version = self.distribution.get_version()
         if self.editable_mode or self.in_place:
             build_library(RUNTIME / "lib", version)
+            build_binding(RUNTIME)
             return
         package = self._package()
         build_library(package / "lib", version)
+        self.built = build_binding(package)
         for path in SHIPPED:
             target = package / path.relative_to(RUNTIME)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,13 +142,13 @@ class build_runtime(Command):
 
     def get_source_files(self) -> list[str]:
         """What a source distribution needs."""
-        return [str(path) for path in SHIPPED]
+        return [str(path) for path in (*SHIPPED, BINDING)]
 
     def get_outputs(self) -> list[str]:
         """What a normal build makes."""
         made = ["lib/libathanor.so", "lib/libathanor.a", "lib/libathanor_measure.a"]
         made += [str(path.relative_to(RUNTIME)) for path in SHIPPED]
-        return [str(self._package() / path) for path in made]
+        return [str(self._package() / path) for path in made] + [str(p) for p in self.built]
 
     def get_output_mapping(self) -> dict[str, str]:
         """Files of an editable install by their source: those of the checkout serve."""
@@ -142,7 +162,10 @@ class build_all(build):
 
 
 class platform_wheel(bdist_wheel):
-    """The library depends on the platform and not on the version of Python: ctypes loads it."""
+    """The library depends on the platform and not on the version of Python: ctypes loads it.
+
+    A Python that the faster call was not built for does without.
+    """
 
     def get_tag(self) -> tuple[str, str, str]:
         """py3-none-<platform>."""

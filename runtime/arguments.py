@@ -98,6 +98,11 @@ class Arguments:
         for row, array in zip(self._rows, arrays, strict=True):
             row.data = None if array is None else _address(array)
 
+    @property
+    def given_shapes(self) -> list[tuple[int, ...]]:
+        """Those of the last `set_shapes`."""
+        return [shape or () for shape in self._shapes]
+
     def shapes(self) -> list[tuple[int, ...]]:
         """As the library has filled them in."""
         return [tuple(row.shape[: row.ndim]) for row in self._rows]

@@ -33,6 +33,11 @@ class Values:
         if not self._is_plain:
             self.specs = tuple(_described(entry) for entry in handle.metadata()[f"{kind}s"])
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every value is a tensor."""
+        return self._is_plain
+
     def split(self, values: Sequence[Any]) -> list[np.ndarray]:
         """An array for each tensor. Raises RunError for a value that does not fit."""
         if self._is_plain:

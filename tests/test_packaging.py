@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from athanor.runtime.fast_call import FastCall
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -96,6 +98,10 @@ def test_the_wheel_holds_every_source_file(wheel):
         "athanor/runtime/lib/libathanor_measure.a",
         "athanor/runtime/measure/measure.h",
         "athanor/runtime/measure/main.c",
+        pytest.param(
+            "athanor/runtime/_fast_call.abi3.so",
+            marks=pytest.mark.skipif(FastCall is None, reason="no Python.h of 3.11 or later"),
+        ),
     ],
 )
 def test_the_wheel_holds_the_c_runtime(wheel, name):
