@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import tvm_ffi
-from tvm import sym, tirx
-from tvm.ir import Expr
 
 from athanor.compiler.driver import plan_program
 from athanor.compiler.memory import align
 from athanor.compiler.profiling.work import step_work
+from athanor.compiler.sizes import Sizes
 from athanor.compiler.weights import weight_offsets
 from athanor.errors import CompileError
 from athanor.frontends.onnx.importer import ImportedModel, import_model
@@ -27,7 +25,6 @@ from athanor.frontends.onnx.model_file import SourceModel, read_model
 from athanor.frontends.onnx.operators import walk_nodes
 from athanor.frontends.onnx.opsets import canonical_domain, read_opsets
 from athanor.frontends.onnx.refusals import RefusedModel
-from athanor.frontends.onnx.shapes import identifier
 from athanor.frontends.onnx.type_check import blaming
 from athanor.targets import TargetSpec, find_target
 
@@ -181,27 +178,8 @@ def _declared(source: SourceModel) -> dict[str, tuple[str, ...]]:
 
 def _estimate(imported: ImportedModel, target: TargetSpec, dims: dict[str, int]) -> Estimate:
     program, plan = plan_program(imported, target, winograd=False)
-    sizes = _Sizes(dims)
+    sizes = Sizes(dims)
     work = [step_work(step, program.kernels) for step in program.timed_steps()]
     operations = sum(sizes.of(each.operations) for each in work)
     peak = plan.static_bytes + sum(align(sizes.of(size)) for size in plan.slots)
     return Estimate(dims, operations, weight_offsets(program)[1], peak, len(sizes.late))
-
-
-class _Sizes:
-    """Numbers for expressions over the symbols of a program."""
-
-    def __init__(self, dims: dict[str, int]) -> None:
-        self.values = {identifier(name): size for name, size in dims.items()}
-        self.late: set[str] = set()
-
-    def of(self, count: int | Expr) -> int:
-        if isinstance(count, int):
-            return count
-
-        def value(var: tirx.Var) -> Any:
-            if var.name not in self.values:
-                self.late.add(var.name)
-            return tirx.const(self.values.get(var.name, 1), "int64")
-
-        return int(sym.Analyzer().simplify(tvm_ffi.structural_map(count, (tirx.Var, value))))

@@ -11,6 +11,7 @@ import click
 
 import athanor
 from athanor.compiler.commands import arguments as parse
+from athanor.compiler.tuning_cli import database, tune
 from athanor.errors import AthanorError
 
 # A command's module is imported when it runs, so that `athanor run` pays for NumPy alone and
@@ -389,6 +390,10 @@ def runtime(prefix: Path) -> None:
     from athanor.compiler.commands.runtime import install
 
     install(prefix)
+
+
+cli.add_command(tune)
+cli.add_command(database)
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:

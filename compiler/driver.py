@@ -21,7 +21,6 @@ from athanor.compiler.metadata import describe
 from athanor.compiler.pipeline import run_graph_passes
 from athanor.compiler.program import Program
 from athanor.compiler.weights import weight_bytes
-from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.frontends.onnx.model_file import read_model
@@ -30,6 +29,7 @@ from athanor.frontends.onnx.small_types import CARRIED_TYPES
 from athanor.frontends.onnx.type_check import blaming
 from athanor.runtime.footer import append_payload
 from athanor.targets import TargetSpec, find_target
+from athanor.tuning.apply import TunedKernels
 
 WEIGHTS_BESIDE_BYTES = 1_500_000_000
 """Above this, weights go to a file beside the library: tools that map or copy whole libraries
@@ -57,7 +57,8 @@ def compile(
 
     model: path, bytes or ModelProto. target: a name of `athanor.targets.TARGETS`, or `native`.
     shapes: sizes or names for the dimensions of inputs, {"ids": ["batch", 128]}.
-    database: folder of tuning records. operators: converters for operators of your own,
+    database: folder of tuning records, from `athanor tune`; one that does not fit is skipped with a
+    DatabaseWarning. operators: converters for operators of your own,
     {(domain, operator, since_opset): converter}. weights_beside: weights in a file of their own,
     `<artifact>.weights`; by itself only past 1.5 GB. keep_ir: keep every kernel's TIR, LLVM IR and
     assembly in the metadata. profile: let `Model.profile` and `athanor profile` time the artifact's
@@ -70,10 +71,9 @@ def compile(
     Raises CompileError, with every reason at once, where the model or an option can't be compiled.
     """
     spec = find_target(target)
+    tuned = None
     if database is not None:
-        raise CompileError(
-            f"database={str(database)!r}: tuning records can't be read yet; leave it out"
-        )
+        tuned = TunedKernels(database, spec, any_cpu=target != "native")
     report = on_progress or _silent
     report("import", 0, 1)
     source = read_model(model)
@@ -88,6 +88,7 @@ def compile(
             winograd=winograd,
             cache=cache,
             on_progress=report,
+            tuned=tuned,
         )
 
 
@@ -115,6 +116,7 @@ def build_artifact(
     winograd: bool = True,
     cache: bool = True,
     on_progress: Progress | None = None,
+    tuned: TunedKernels | None = None,
 ) -> Artifact:
     """An imported model, or a Relax module of your own in its place -> artifact."""
     report = on_progress or _silent
@@ -136,12 +138,12 @@ def build_artifact(
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)
     kept = kernel_cache(target, cache)
-    symbols = kernel_symbols(program.kernels, kept)
+    symbols = kernel_symbols(program.kernels, kept, tuned)
     with ThreadPoolExecutor() as pool:
         source = print_host(program, plan, names, profile, symbols)
         host = pool.submit(compile_host, source, work, target)
         kernels = compile_kernels(
-            program.kernels, symbols, target, work, pool, kept, keep_ir, report
+            program.kernels, symbols, target, work, pool, kept, keep_ir, report, tuned
         )
         report("link", 0, 1)
         code = link_shared([host.result(), *kernels.objects], work, target)

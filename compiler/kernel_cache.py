@@ -27,6 +27,7 @@ from tvm import tirx
 import athanor
 from athanor.compiler.user_cache import user_cache
 from athanor.compiler.write_aside import OutputError, write_aside
+from athanor.schedules.decisions import Decisions
 from athanor.targets import TargetSpec
 
 LIMIT_BYTES = 512 << 20
@@ -54,9 +55,14 @@ class KernelCache:
         self.context = f"{_recipe()} {target}"
         self.stored = False
 
-    def key(self, stem: str, func: tirx.PrimFunc) -> str:
-        """20 hexadecimal digits; stem: the part of the symbol that names the kernel."""
+    def key(self, stem: str, func: tirx.PrimFunc, decisions: Decisions | None = None) -> str:
+        """20 hexadecimal digits; stem: the part of the symbol that names the kernel.
+
+        decisions: those that a tuner made in place of the rule.
+        """
         text = f"{self.context} {stem} {tvm_ffi.structural_hash(func)}"
+        if decisions is not None:
+            text += f" {decisions}"
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def find(self, key: str, func: tirx.PrimFunc) -> CachedKernel | None:

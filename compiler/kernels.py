@@ -9,13 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tvm import tirx
+from tvm import s_tir, tirx
 
 from athanor.compiler.kernel_cache import CachedKernel, KernelCache
 from athanor.schedules.rule import ScheduleWarning
 from athanor.targets import TargetSpec
 from athanor.targets.codegen import build_kernels
-from athanor.targets.rules import schedule_and_lower
+from athanor.targets.rules import replay_and_lower, schedule_and_lower
+from athanor.tuning.apply import TunedKernels
+from athanor.tuning.database import DatabaseWarning
 
 _STEM_LIMIT = 60
 """Characters of a symbol that tell a reader of a disassembly what it is."""
@@ -34,12 +36,20 @@ class CompiledKernels:
     """With keep_ir: each kernel's `tir`, `scheduled`, `llvm` and `asm`."""
 
 
-def kernel_symbols(kernels: Mapping[str, tirx.PrimFunc], cache: KernelCache) -> dict[str, str]:
-    """The symbol of each kernel: the same in every model that has it."""
+def kernel_stem(name: str) -> str:
+    """A kernel's name without the numbers that tell it from its like in one model."""
+    return re.sub(r"\d+(?=_|$)", "", name)[:_STEM_LIMIT]
+
+
+def kernel_symbols(
+    kernels: Mapping[str, tirx.PrimFunc], cache: KernelCache, tuned: TunedKernels | None = None
+) -> dict[str, str]:
+    """The symbol of each kernel: the same in every model that has it, tuned in the same way."""
     symbols = {}
     for name, func in kernels.items():
-        stem = re.sub(r"\d+(?=_|$)", "", name)[:_STEM_LIMIT]  # numbers tell it from its like
-        while (symbol := f"{stem}_{cache.key(stem, func)}") in symbols.values():
+        stem = kernel_stem(name)
+        decisions = tuned.decisions(func) if tuned else None
+        while (symbol := f"{stem}_{cache.key(stem, func, decisions)}") in symbols.values():
             stem += "_"  # equal hashes of kernels that are not equal
         symbols[name] = symbol
     return symbols
@@ -54,8 +64,11 @@ def compile_kernels(
     cache: KernelCache,
     keep_ir: bool,
     report: Callable[[str, int, int], None],
+    tuned: TunedKernels | None = None,
 ) -> CompiledKernels:
     """Schedule each kernel that is not in the cache, and let LLVM compile it.
+
+    tuned: what a database of tuning records knows; the rules' own decisions for all else.
 
     Scheduling holds Python's lock, LLVM does not: it works on one kernel while the next ones are
     scheduled. Each kernel is an object of its own, cached or not, so that equal models become equal
@@ -74,7 +87,7 @@ def compile_kernels(
             result.rules[name] = found.rule
             continue
         with warnings.catch_warnings(record=True) as caught:
-            scheduled, lowered, rule = schedule_and_lower(symbol, func, target)
+            scheduled, lowered, rule = _schedule(symbol, func, target, tuned)
         for warning in caught:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
@@ -83,13 +96,29 @@ def compile_kernels(
         if keep_ir:
             result.texts[name] = _texts(func, scheduled.mod["main"], symbol, lowered, target)
         # what warned is scheduled again the next time, to warn again
-        keep = None if any(w.category is ScheduleWarning for w in caught) else cache
+        loud = (ScheduleWarning, DatabaseWarning)
+        keep = None if any(issubclass(w.category, loud) for w in caught) else cache
         building.append(pool.submit(_build, symbol, func, lowered, rule, path, target, keep))
     for number, future in enumerate(building):
         report("generate code", number, len(building))
         future.result()
     cache.prune()
     return result
+
+
+def _schedule(
+    symbol: str, func: tirx.PrimFunc, target: TargetSpec, tuned: TunedKernels | None
+) -> tuple[s_tir.Schedule, tirx.PrimFunc, str]:
+    """By a record that fits, else by the rules alone."""
+    decisions = tuned.decisions(func) if tuned else None
+    if tuned and decisions:
+        try:
+            scheduled, lowered, points = replay_and_lower(symbol, func, target, decisions)
+            tuned.check_names(func, [point.name for point in points])
+            return scheduled, lowered, decisions.rule
+        except Exception as error:  # TVM's errors share no class but this
+            tuned.report_misfit(func, error)
+    return schedule_and_lower(symbol, func, target)
 
 
 def _build(

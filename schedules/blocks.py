@@ -26,17 +26,6 @@ def find_kind(sch: s_tir.Schedule, *kinds: str) -> tuple[s_tir.schedule.SBlockRV
     return None
 
 
-def decide(sch: s_tir.Schedule, candidates: Sequence[int], preferred: int) -> s_tir.schedule.ExprRV:
-    """One decision of a rule: `preferred` untuned, any of `candidates` when tuned.
-
-    It is a sampling instruction of the schedule's trace, so that a tuner can mutate it and a
-    tuning record can replay it.
-    """
-    assert preferred in candidates, f"{preferred} is not among {list(candidates)}"
-    chance = [1.0 / len(candidates)] * len(candidates)
-    return sch.sample_categorical(list(candidates), chance, candidates.index(preferred))
-
-
 _realize = tvm.get_global_func("s_tir.schedule.GetSBlockRealize")
 _EXPENSIVE = ("exp", "log", "tanh", "sigmoid", "erf", "pow", "sin", "cos", "tan", "sqrt")
 _INLINE_COST_LIMIT = 1000

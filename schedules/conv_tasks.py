@@ -5,8 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tvm import s_tir
+
 from athanor.schedules.conv_shape import ConvShape
-from athanor.schedules.register_tile import RegisterTile, best_tile, divisors
+from athanor.schedules.decisions import decide, nearest
+from athanor.schedules.register_tile import (
+    RegisterTile,
+    best_pixels,
+    best_tile,
+    divisors,
+    most_pixels,
+    vector_counts,
+)
 from athanor.targets.target import TargetSpec
 
 PARALLEL_MACS = 1 << 17
@@ -19,8 +29,6 @@ TASK_CYCLES = 300
 """To begin one task."""
 ROWS = (1, 2, 4, 8, 16, 32)
 """Rows of a band that a tuner may try."""
-CHUNKS = (1, 2, 4, 8)
-"""Channel tiles of a task that a tuner may try."""
 ROW_TILE_CYCLES, FLAT_TILE_CYCLES = 15, 40
 """To begin and end one tile; flat tiles compute an address for each pixel."""
 POINTERS = 8
@@ -29,7 +37,7 @@ POINTERS = 8
 
 @dataclass(frozen=True)
 class Tiling:
-    """Preferred decisions."""
+    """How a convolution is cut."""
 
     tile: RegisterTile
     flat: bool
@@ -39,6 +47,35 @@ class Tiling:
     chunk: int
     """Channel tiles of one task."""
     parallel: bool
+    groups_first: bool = False
+    """Whether neighbouring tasks share the input of a band; else the weights of a chunk."""
+
+
+def decide_tiling(sch: s_tir.Schedule, shape: ConvShape, target: TargetSpec) -> Tiling:
+    """The tiling as it is decided: the cheapest by the model, or what a tuner wants."""
+    wanted = choose_tiling(shape, target)
+    height, width = shape.out_height, shape.out_width
+    static = height is not None and width is not None
+    flat = bool(decide(sch, "flat", (0, 1) if static else (0,), int(wanted.flat)))
+    counts = vector_counts(shape.out_blocks, shape.out_block, target)
+    vectors = decide(sch, "vectors", counts, wanted.tile.vectors)
+    length, bands = width, sorted({*ROWS, wanted.rows})
+    if height is not None:
+        bands = divisors(height) if flat else sorted({*_bands(height), wanted.rows})
+    rows = decide(sch, "rows", bands, nearest(bands, wanted.rows))
+    if flat and width is not None:
+        length = rows * width
+    most = most_pixels(vectors, target)
+    sizes = range(1, min(most, length or most) + 1)
+    same = flat == wanted.flat and vectors == wanted.tile.vectors
+    best = wanted.tile if same else best_pixels(length, vectors, shape.taps, target)
+    pixels = decide(sch, "pixels", sizes, nearest(sizes, best.pixels))
+    tile = RegisterTile(pixels, vectors, best.cycles)
+    chunks = divisors(_channel_tiles(shape, tile, target))
+    chunk = decide(sch, "channel tiles", chunks, nearest(chunks, wanted.chunk))
+    first = bool(decide(sch, "channels first", (0, 1), 0))
+    parallel = bool(decide(sch, "parallel", (0, 1), int(wanted.parallel)))
+    return Tiling(tile, flat, rows, chunk, parallel, first)
 
 
 def choose_tiling(shape: ConvShape, target: TargetSpec) -> Tiling:

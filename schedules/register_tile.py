@@ -74,16 +74,21 @@ def best_pixels(length: int | None, vectors: int, taps: int, target: TargetSpec)
 def best_tile(
     length: int | None, channel_blocks: int, block: int, taps: int, target: TargetSpec
 ) -> RegisterTile:
-    """The cheapest tile over a line of pixels for that many blocks of output channels.
-
-    Vectors of a tile divide one block, or fill a whole number of blocks that divides them all.
-    """
-    lanes = target.lanes(32)
-    per_block = max(1, block // lanes)
-    choices = [v for v in range(1, per_block + 1) if per_block % v == 0]
-    choices += [n * per_block for n in range(2, channel_blocks + 1) if channel_blocks % n == 0]
-    tiles = [best_pixels(length, v, taps, target) for v in choices if most_pixels(v, target)]
+    """The cheapest tile over a line of pixels for that many blocks of output channels."""
+    choices = vector_counts(channel_blocks, block, target)
+    tiles = [best_pixels(length, v, taps, target) for v in choices]
     return min(tiles, key=lambda tile: (tile.cycles / tile.vectors, -tile.pixels))
+
+
+def vector_counts(channel_blocks: int, block: int, target: TargetSpec) -> list[int]:
+    """How many vectors of output channels a tile may have.
+
+    They divide one block, or fill a whole number of blocks that divides them all.
+    """
+    per_block = max(1, block // target.lanes(32))
+    choices = divisors(per_block)
+    choices += [n * per_block for n in range(2, channel_blocks + 1) if channel_blocks % n == 0]
+    return [vectors for vectors in choices if most_pixels(vectors, target)]
 
 
 def divisors(number: int) -> list[int]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tvm import s_tir, tirx
 
+from athanor.schedules.decisions import DecisionError, DecisionPoint, Decisions, replaying
+
 if TYPE_CHECKING:
     from athanor.targets.target import TargetSpec
 
@@ -54,3 +56,25 @@ def apply_rules(
                 stacklevel=2,
             )
     raise AssertionError("the last rule must take every prim_func") from failure
+
+
+def apply_decisions(
+    rules: Iterable[ScheduleRule],
+    func: tirx.PrimFunc,
+    target: TargetSpec,
+    decisions: Decisions,
+    repair: bool = False,
+) -> tuple[s_tir.Schedule, list[DecisionPoint]]:
+    """The schedule that a rule makes of `func` with these decisions, and what they were.
+
+    repair: values that are not possible are changed to such as are. Raises DecisionError where
+    the decisions don't fit, and whatever a rule raises that fails on them.
+    """
+    rule = next((r for r in rules if type(r).__name__ == decisions.rule), None)
+    if rule is None:
+        raise DecisionError(f"there is no rule {decisions.rule}")
+    with replaying(decisions.values, repair) as points:
+        schedule = rule.apply(func, target)
+    if schedule is None:
+        raise DecisionError(f"{decisions.rule} does not take the kernel")
+    return schedule, points

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tvm import s_tir
+
 from athanor.schedules.compute.winograd import winograd_out_size, winograd_tiles
+from athanor.schedules.decisions import decide, nearest
 from athanor.schedules.register_tile import divisors, most_pixels, step_cycles
 from athanor.targets.target import TargetSpec
 
@@ -55,7 +58,7 @@ class WinogradShape:
 
 @dataclass(frozen=True)
 class WinogradTiling:
-    """Preferred decisions."""
+    """How a convolution is cut."""
 
     chunk_h: int
     chunk_w: int
@@ -110,6 +113,32 @@ def winograd_tile(
         if cycles < best:
             best, chosen = cycles, tile
     return chosen
+
+
+def decide_winograd_tiling(
+    sch: s_tir.Schedule, shape: WinogradShape, target: TargetSpec
+) -> WinogradTiling:
+    """The tiling as it is decided: the cheapest by the model, or what a tuner wants."""
+    model = choose_winograd_tiling(shape, target)
+    high = decide(sch, "chunk rows", divisors(shape.tiles_h), model.chunk_h)
+    wide = decide(sch, "chunk columns", divisors(shape.tiles_w), model.chunk_w)
+    whole = bool(
+        decide(sch, "whole", (0, 1) if shape.batch is not None else (0,), int(model.whole))
+    )
+    best = model
+    if (high, wide, whole) != (model.chunk_h, model.chunk_w, model.whole):
+        best = _tiling(shape, high, wide, whole, target)
+    counts = _vector_counts(shape, target)
+    vectors = decide(sch, "vectors", counts, best.vectors)
+    most = most_pixels(vectors, target)
+    columns = [d for d in divisors(wide) if d <= most]
+    tile_w = decide(sch, "tile columns", columns, nearest(columns, best.tile_w))
+    rows = [d for d in divisors(high) if d * tile_w <= most]
+    tile_h = decide(sch, "tile rows", rows, nearest(rows, best.tile_h))
+    together = max(1, vectors // max(1, shape.block // target.lanes(32)))
+    groups = [d for d in divisors(shape.out_blocks) if d % together == 0]
+    grouped = decide(sch, "channel blocks", groups, nearest(groups, best.blocks))
+    return WinogradTiling(high, wide, grouped, tile_h, tile_w, vectors, whole, best.cycles)
 
 
 def choose_winograd_tiling(shape: WinogradShape, target: TargetSpec) -> WinogradTiling:
@@ -167,11 +196,8 @@ def _register_tile(
     shape: WinogradShape, high: int, wide: int, target: TargetSpec
 ) -> tuple[int, int, int, float]:
     """(vectors, tiles down, tiles across, cycles of a step) that take a chunk in least cycles."""
-    per_block = max(1, shape.block // target.lanes(32))
-    counts = divisors(per_block)
-    counts += [n * per_block for n in range(2, 5) if shape.out_blocks % n == 0]
     options = []
-    for vectors in counts:
+    for vectors in _vector_counts(shape, target):
         most = most_pixels(vectors, target)
         for tile_w in divisors(wide):
             for tile_h in divisors(high) if tile_w == wide else (1,):
@@ -179,3 +205,10 @@ def _register_tile(
                     step = step_cycles(tile_h * tile_w, vectors, shape.depth, target)
                     options.append((vectors, tile_h, tile_w, step))
     return min(options, key=lambda o: (o[3] / (o[0] * o[1] * o[2]), -o[1] * o[2]))
+
+
+def _vector_counts(shape: WinogradShape, target: TargetSpec) -> list[int]:
+    """Vectors of output channels that a register tile may have."""
+    per_block = max(1, shape.block // target.lanes(32))
+    counts = divisors(per_block)
+    return counts + [n * per_block for n in range(2, 5) if shape.out_blocks % n == 0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tvm import s_tir, tirx
 
-from athanor.schedules.rule import ScheduleRule, apply_rules
+from athanor.schedules.decisions import DecisionPoint, Decisions
+from athanor.schedules.rule import ScheduleRule, apply_decisions, apply_rules
 from athanor.schedules.rules.by_hand import ByHand
 from athanor.schedules.rules.cpu_conv2d import CPUConv2d
 from athanor.schedules.rules.cpu_conv2d_plain import CPUConv2dPlain
@@ -46,10 +47,25 @@ def schedule(func: tirx.PrimFunc, target: TargetSpec) -> tuple[s_tir.Schedule, s
 def schedule_and_lower(
     name: str, func: tirx.PrimFunc, target: TargetSpec
 ) -> tuple[s_tir.Schedule, tirx.PrimFunc, str]:
-    """The schedule of `func`, the kernel `name` that it becomes, and the name of the rule."""
+    """The heuristic schedule of `func`, the kernel `name` that it becomes, and the rule's name."""
 
     def lower(sch: s_tir.Schedule) -> tirx.PrimFunc:
         return lower_kernel(name, sch.mod["main"], target)
 
     sch, kernel, rule = apply_rules(CPU_RULES, func, target, lower)
     return sch, kernel, type(rule).__name__
+
+
+def replay_and_lower(
+    name: str,
+    func: tirx.PrimFunc,
+    target: TargetSpec,
+    decisions: Decisions,
+    repair: bool = False,
+) -> tuple[s_tir.Schedule, tirx.PrimFunc, list[DecisionPoint]]:
+    """The schedule with decisions of a tuner, the kernel, and what was decided.
+
+    Raises as `apply_decisions` does.
+    """
+    sch, points = apply_decisions(CPU_RULES, func, target, decisions, repair)
+    return sch, lower_kernel(name, sch.mod["main"], target), points

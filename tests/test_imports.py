@@ -24,7 +24,7 @@ FORBIDDEN = {
     "frontends": ("athanor.compiler", "athanor.schedules", "athanor.targets", "athanor.runtime"),
     "schedules": ("onnx", "athanor.compiler", "athanor.frontends", "athanor.runtime"),
     "targets": ("onnx", "athanor.compiler", "athanor.frontends", "athanor.runtime"),
-    "tuning": ("onnx",),
+    "tuning": ("athanor.compiler.commands", "athanor.compiler.cli"),
 }
 
 

@@ -19,10 +19,12 @@ __all__ = [
     "CompilerDefect",
     "Model",
     "RunError",
+    "TuningReport",
     "__version__",
     "check",
     "compile",
     "load",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from athanor.errors import CompileError, CompilerDefect, RunError
     from athanor.runtime.loader import load
     from athanor.runtime.model import Model
+    from athanor.tuning.job import TuningReport, tune
 
 # Resolved on first use, so that a process that only loads artifacts never imports TVM or onnx.
 _HOME = {
@@ -41,6 +44,8 @@ _HOME = {
     "Artifact": "athanor.compiler.artifact",
     "load": "athanor.runtime.loader",
     "Model": "athanor.runtime.model",
+    "tune": "athanor.tuning.job",
+    "TuningReport": "athanor.tuning.job",
     "CompileError": "athanor.errors",
     "CompilerDefect": "athanor.errors",
     "RunError": "athanor.errors",

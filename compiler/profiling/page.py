@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 from athanor.compiler.profiling.limits import Limits
 from athanor.compiler.profiling.summary import Row, Summary
@@ -21,15 +22,18 @@ _NAMED = 12
 
 def html_page(summary: Summary, title: str) -> str:
     """The page. Raises RunError where the libraries for it are missing."""
+    plot = None if summary.limits is None else roofline_svg(summary.rows, summary.limits)
+    return render(_TEMPLATE, title=title, summary=summary, rows=summary.slowest_first(), plot=plot)
+
+
+def render(template: Path, **values: Any) -> str:
+    """A page by a template of Jinja. Raises RunError where that is missing."""
     try:
         import jinja2
     except ImportError as error:
         raise missing(error) from None
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    plot = None if summary.limits is None else roofline_svg(summary.rows, summary.limits)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title, summary=summary, rows=summary.slowest_first(), plot=plot
-    )
+    return environment.from_string(template.read_text(encoding="utf-8")).render(**values)
 
 
 def missing(error: ImportError) -> RunError:
@@ -39,13 +43,8 @@ def missing(error: ImportError) -> RunError:
 
 def roofline_svg(rows: tuple[Row, ...], limits: Limits) -> str:
     """Each step by its operations a byte and its rate, under the rate that the machine allows."""
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing(error) from None
+    figure = new_figure(5)
     points = [row for row in rows if row.step.operations and row.step.bytes and row.step.gflops]
-    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
     intensities = [row.step.operations / row.step.bytes for row in points]
     low = min([0.1, *intensities]) / 1.5
@@ -75,6 +74,22 @@ def roofline_svg(rows: tuple[Row, ...], limits: Limits) -> str:
     axes.set(xlabel="operations a byte", ylabel="GFLOP/s")
     axes.grid(which="major", linewidth=0.3)
     axes.legend(fontsize=8, loc="lower right")
+    return figure_svg(figure)
+
+
+def new_figure(height: float) -> Any:
+    """A Figure of matplotlib, 9 wide. Raises RunError where that is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing(error) from None
+    return Figure(figsize=(9, height), layout="constrained")
+
+
+def figure_svg(figure: Any) -> str:
+    """The figure as an svg element."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     text = io.StringIO()
     FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     svg = text.getvalue()

@@ -6,8 +6,9 @@ from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
 from athanor.schedules.conv_shape import ConvShape, read_shape, split_convolution
-from athanor.schedules.conv_tasks import CHUNKS, ROWS, Tiling, choose_tiling
-from athanor.schedules.register_tile import divisors, most_pixels
+from athanor.schedules.conv_tasks import Tiling, decide_tiling
+from athanor.schedules.decisions import decide
+from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_elementwise import schedule_spatial
 from athanor.targets.target import TargetSpec
 
@@ -23,7 +24,7 @@ SBlockRV = s_tir.schedule.SBlockRV
 class CPUConv2d:
     """A register tile of pixels x channels, accumulated over all taps, finished where it lies.
 
-        for image, row band, channel chunk in parallel(...):
+        for image, row band, channel chunk in parallel(...):   # or channel chunk, row band
             pad = input rows of the band with zeros around      # where the convolution pads
             for channel tile, row, pixel tile:
                 acc[pixels, channels] = 0                       # registers
@@ -52,7 +53,7 @@ class CPUConv2d:
         if parts.rest is not None:
             schedule_rest(sch, parts.rest, target)
         shape = read_shape(sch, conv, pad)
-        tiling = choose_tiling(shape, target)
+        tiling = decide_tiling(sch, shape, target)
         if tiling.flat:
             _make_flat(sch, conv, last, shape, tiling)
         channel_loops, tile, pixel_loops = _tile_output(sch, last, shape, tiling, target)
@@ -135,24 +136,20 @@ def _tile_output(
     lanes = min(target.lanes(32), shape.out_block)
     per_block = shape.out_block // lanes
     vectors = tiling.tile.vectors
-    width = blocks.decide(sch, divisors(per_block), min(vectors, per_block))
-    part, vector, lane = sch.split(inner, [None, width, lanes])
-    tiles = shape.out_blocks // max(1, vectors // per_block)
-    wide = blocks.decide(sch, divisors(shape.out_blocks), max(1, vectors // per_block))
-    chunk = blocks.decide(sch, sorted({*CHUNKS, tiling.chunk, tiles}), tiling.chunk)
-    group, channel_tile, channel = sch.split(channel, [None, chunk, wide])
-    sizes = list(range(1, most_pixels(min(vectors, 2), target) + 1))
-    pixels = blocks.decide(sch, sorted({*sizes, tiling.tile.pixels}), tiling.tile.pixels)
+    part, vector, lane = sch.split(inner, [None, min(vectors, per_block), lanes])
+    wide = max(1, vectors // per_block)
+    group, channel_tile, channel = sch.split(channel, [None, tiling.chunk, wide])
     if tiling.flat:
-        band, tile, pixel = row, *sch.split(column, [None, pixels])
-        sch.reorder(image, band, group, channel_tile, part, tile, pixel, channel, vector, lane)
+        band, tile, pixel = row, *sch.split(column, [None, tiling.tile.pixels])
+        order = [channel_tile, part, tile, pixel]
     else:
-        rows = blocks.decide(sch, sorted({*ROWS, tiling.rows}), tiling.rows)
-        band, row = sch.split(row, [None, rows])
-        tile, pixel = sch.split(column, [None, pixels])
-        sch.reorder(image, band, group, channel_tile, part, row, tile, pixel, channel, vector, lane)
+        band, row = sch.split(row, [None, tiling.rows])
+        tile, pixel = sch.split(column, [None, tiling.tile.pixels])
+        order = [channel_tile, part, row, tile, pixel]
+    tasks = [image, group, band] if tiling.groups_first else [image, band, group]
+    sch.reorder(*tasks, *order, channel, vector, lane)
     sch.annotate(tile, "pragma_loop_partition_hint", 1)
-    return [image, band, group], tile, [pixel, channel, vector, lane]
+    return tasks, tile, [pixel, channel, vector, lane]
 
 
 def _tile_reduction(
@@ -166,7 +163,7 @@ def _tile_reduction(
     length = shape.depth if shape.depth > 1 else shape.steps
     factors = [d for d in divisors(length) if d <= 16]
     wanted = max(d for d in factors if d == 1 or d * adds <= UNROLLED)
-    factor = blocks.decide(sch, factors, wanted)
+    factor = decide(sch, "unrolled steps", factors, wanted)
     inside, step = sch.split(ri if shape.depth > 1 else rc, [None, factor])
     if shape.depth > 1:
         order = [rc, kh, kw, inside]
@@ -175,7 +172,8 @@ def _tile_reduction(
         # the same pixels again, and LLVM would rather spill those than load them twice; so they
         # go outside, and a body that is large enough keeps LLVM from unrolling them itself.
         order = [kw, inside, ri, kh]
-        if shape.kernel[0] * wanted * adds <= UNROLLED_TAPS:
+        small = shape.kernel[0] * factor * adds <= UNROLLED_TAPS
+        if decide(sch, "unrolled kernel rows", (0, 1), int(small)):
             sch.unroll(kh)
     sch.reorder(image, row, *order, step, pixel, channel, vector, lane)
     for loop in (step, pixel, channel, vector):

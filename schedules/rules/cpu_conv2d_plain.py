@@ -7,6 +7,7 @@ from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
 from athanor.schedules.conv_tasks import PARALLEL_MACS
+from athanor.schedules.decisions import decide
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.schedules.rules.cpu_depthwise import macs
@@ -89,7 +90,7 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
     # Half of the registers, so that the weights' broadcasts and the row of the input fit too.
     most = max(1, target.vector_registers // 2)
     candidates = [d for d in divisors(channels or 1) if d <= most]
-    tile = blocks.decide(sch, candidates, candidates[-1])
+    tile = decide(sch, "channels", candidates, candidates[-1])
     lanes = _lanes(width, target)
     channel_tile, channel = sch.split(channel, [None, tile])
     vector, lane = sch.split(column, [None, lanes])
@@ -104,7 +105,8 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
     sch.unroll(channel)
     sch.vectorize(lane)
     task = sch.fuse(image, channel_tile, row)
-    if None in sizes or macs(sizes) > 2 * PARALLEL_MACS:
+    large = None in sizes or macs(sizes) > 2 * PARALLEL_MACS
+    if decide(sch, "parallel", (0, 1), int(large)):
         sch.parallel(task)
     init = sch.decompose_reduction(product, rc)
     *_, init_channel, init_lane = sch.get_loops(init)

@@ -7,6 +7,7 @@ from tvm import s_tir, tirx
 from athanor.schedules import blocks
 from athanor.schedules.conv_shape import split_convolution
 from athanor.schedules.conv_tasks import PARALLEL_MACS, ROWS, TASKS_PER_CORE
+from athanor.schedules.decisions import decide
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.targets.target import TargetSpec
@@ -50,16 +51,18 @@ class CPUDepthwise:
         sizes = [blocks.constant(axis.dom.extent) for axis in sch.get(conv).iter_vars]
         batch, channels, height, width, block, taps_h, taps_w = sizes
         assert channels and block and taps_h and taps_w, "channels are never symbolic"
-        if pad is not None and width is not None and taps_w <= TAPS_UNROLLED:
+        asks = width is not None and taps_w <= TAPS_UNROLLED
+        if pad is not None and decide(sch, "inlined padding", (0, 1) if width else (0,), int(asks)):
             sch.compute_inline(pad)
             pad = None
         image, channel, row, column, inner = sch.get_loops(last)
         lanes = min(target.lanes(32), block)
         _, vector, lane = sch.split(inner, [1, block // lanes, lanes])
         rows = preferred_rows(batch, channels * block, height, width, taps_h * taps_w, target)
-        band, row = sch.split(row, [None, blocks.decide(sch, sorted({*ROWS, rows}), rows)])
+        bands = band_heights(height, rows)
+        band, row = sch.split(row, [None, decide(sch, "rows", bands, rows)])
         pixels = preferred_pixels(width, block // lanes, target)
-        tile, pixel = sch.split(column, [None, blocks.decide(sch, PIXELS, pixels)])
+        tile, pixel = sch.split(column, [None, decide(sch, "pixels", PIXELS, pixels)])
         sch.reorder(image, channel, band, row, tile, pixel, vector, lane)
         if width is not None:
             sch.annotate(tile, "pragma_loop_partition_hint", 1)
@@ -68,15 +71,18 @@ class CPUDepthwise:
             sch.compute_at(pad, band, preserve_unit_loops=True)
             sch.vectorize(sch.get_loops(pad)[-1])
         *_, n, c, h, w, ci, kh, kw = sch.get_loops(conv)
+        preferred_taps = tap_unroll(taps_w)
+        unrolls = [d for d in divisors(taps_w) if d <= TAPS_UNROLLED]
         ci, ci_lane = sch.split(ci, [None, lanes])
-        step, tap = sch.split(kw, [None, tap_unroll(taps_w)])
+        step, tap = sch.split(kw, [None, decide(sch, "unrolled taps", unrolls, preferred_taps)])
         sch.reorder(n, c, h, kh, step, tap, w, ci, ci_lane)
         for loop in (tap, w, ci, pixel, vector):
             sch.unroll(loop)
         sch.vectorize(ci_lane)
         sch.vectorize(lane)
         task = sch.fuse(image, channel, band)
-        if None in sizes or macs(sizes) > 2 * PARALLEL_MACS:
+        large = None in sizes or macs(sizes) > 2 * PARALLEL_MACS
+        if decide(sch, "parallel", (0, 1), int(large)):
             sch.parallel(task)
         init = sch.decompose_reduction(conv, kh)
         *_, init_w, init_ci, init_lane = sch.get_loops(init)
@@ -84,6 +90,13 @@ class CPUDepthwise:
         sch.unroll(init_ci)
         sch.vectorize(init_lane)
         return sch
+
+
+def band_heights(height: int | None, preferred: int) -> list[int]:
+    """Rows of a task that a tuner may try."""
+    exact = divisors(height) if height is not None else []
+    rounded = [rows for rows in ROWS if height is None or rows < height]
+    return sorted({*exact, *rounded, preferred})
 
 
 def macs(sizes: list[int | None]) -> int:

@@ -9,6 +9,7 @@ from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks
 from athanor.schedules.compute.matmul import flatten
+from athanor.schedules.decisions import decide
 from athanor.targets.target import TargetSpec
 
 PARALLEL_BYTES = 64 * 1024
@@ -153,7 +154,7 @@ def _split_chunks(
         if extent % lanes == 0:
             divisors = _divisors_near(steps, preferred)
             preferred = divisors[-1] if divisors else preferred
-    return list(sch.split(loop, [None, blocks.decide(sch, candidates, preferred), lanes]))
+    return list(sch.split(loop, [None, decide(sch, "chunk", candidates, preferred), lanes]))
 
 
 def _divisors_near(number: int, goal: int) -> list[int]:

@@ -8,6 +8,7 @@ from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks
 from athanor.schedules.compute.matmul import ROWS, flatten
+from athanor.schedules.decisions import decide
 from athanor.schedules.rules.cpu_elementwise import schedule_spatial
 from athanor.targets.target import TargetSpec
 
@@ -18,7 +19,7 @@ PARALLEL_MACS = 1 << 18
 class CPUMatmul:
     """A register tile of rows x panel, accumulated over all of K, finished where it lies.
 
-        for row block, column panels in parallel(...):
+        for row block, column panels in parallel(...):     # or column panels, row block
             for row tile in row block:
                 acc[rows, panel] = 0                       # registers
                 for k: for row (unrolled): acc[row, :] += a[row, k] * b[panel, k, :]
@@ -77,23 +78,26 @@ def _tile(
     *batch, row, column = _final_loops(sch, final, len(batch_extents))
     tiles = None if m_extent is None else m_extent // rows
     block_tiles = _block_tiles(tiles, rows, depth, target)
-    group = _panel_group(panels, rows, panel // target.lanes(32), target)
-    row_block, row_tile, row_in = sch.split(
-        row, [None, blocks.decide(sch, *_candidates(block_tiles, tiles)), rows]
-    )
-    column_tile, column_panel, column_in = sch.split(
-        column, [None, blocks.decide(sch, *group), panel]
-    )
-    sch.reorder(row_block, column_tile, row_tile, row_in, column_panel, column_in)
+    groups = _panel_group(panels, rows, panel // target.lanes(32), target)
+    together = decide(sch, "row tiles", *_candidates(block_tiles, tiles))
+    row_block, row_tile, row_in = sch.split(row, [None, together, rows])
+    group = decide(sch, "panels", *groups)
+    column_tile, column_panel, column_in = sch.split(column, [None, group, panel])
+    tasks = [row_block, column_tile]
+    if decide(sch, "columns first", (0, 1) if tiles != 1 else (0,), 0):
+        tasks.reverse()
+    sch.reorder(*tasks, row_tile, row_in, column_panel, column_in)
     sizes = [*batch_extents, m_extent, n_extent, depth]
     sch.compute_at(product, row_tile, preserve_unit_loops=True)
-    outer = sch.fuse(*batch, row_block, column_tile)
-    if None in sizes or math.prod(size for size in sizes if size) >= PARALLEL_MACS:
+    outer = sch.fuse(*batch, *tasks)
+    large = None in sizes or math.prod(size for size in sizes if size) >= PARALLEL_MACS
+    if decide(sch, "parallel", (0, 1), int(large)):
         sch.parallel(outer)
     sch.vectorize(column_in)
     *_, i, j, k = sch.get_loops(product)
     j_panel, j_in = sch.split(j, [None, panel])
-    k_out, k_in = sch.split(k, [None, _unroll(depth)])
+    steps = decide(sch, "unrolled steps", *_unroll(depth))
+    k_out, k_in = sch.split(k, [None, steps])
     sch.reorder(k_out, k_in, i, j_panel, j_in)
     sch.vectorize(j_in)
     for loop in (k_in, i, j_panel):
@@ -172,7 +176,8 @@ def _panel_group(
     return choices, enough[0] if enough else choices[-1]
 
 
-def _unroll(depth: int | None) -> int:
+def _unroll(depth: int | None) -> tuple[list[int], int]:
     if depth is None:
-        return 1
-    return next(step for step in (4, 2, 1) if depth % step == 0)
+        return [1], 1
+    choices = [step for step in (1, 2, 3, 4, 5, 6, 7, 8) if depth % step == 0]
+    return choices, next(step for step in (4, 2, 1) if depth % step == 0)

@@ -6,9 +6,11 @@ from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
 from athanor.schedules.conv_shape import split_convolution
-from athanor.schedules.conv_tasks import PARALLEL_MACS, ROWS
+from athanor.schedules.conv_tasks import PARALLEL_MACS
+from athanor.schedules.decisions import decide
 from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.schedules.rules.cpu_depthwise import (
+    band_heights,
     macs,
     preferred_pixels,
     preferred_rows,
@@ -52,9 +54,10 @@ class CPUPool:
         vector, lane = sch.split(inner, [block // lanes, lanes])
         taps = macs(sizes[5:])
         rows = preferred_rows(batch, channels * block, height, width, taps, target)
-        band, row = sch.split(row, [None, blocks.decide(sch, sorted({*ROWS, rows}), rows)])
+        bands = band_heights(height, rows)
+        band, row = sch.split(row, [None, decide(sch, "rows", bands, rows)])
         pixels = preferred_pixels(width, block // lanes, target)
-        tile, pixel = sch.split(column, [None, blocks.decide(sch, PIXELS, pixels)])
+        tile, pixel = sch.split(column, [None, decide(sch, "pixels", PIXELS, pixels)])
         sch.reorder(image, channel, band, row, tile, pixel, vector, lane)
         if width is not None:
             sch.annotate(tile, "pragma_loop_partition_hint", 1)
@@ -68,7 +71,8 @@ class CPUPool:
         sch.vectorize(ci_lane)
         sch.vectorize(lane)
         task = sch.fuse(image, channel, band)
-        if None in sizes or macs(sizes) > 2 * PARALLEL_MACS:
+        large = None in sizes or macs(sizes) > 2 * PARALLEL_MACS
+        if decide(sch, "parallel", (0, 1), int(large)):
             sch.parallel(task)
         init = sch.decompose_reduction(pool, kh)
         *_, init_w, init_ci, init_lane = sch.get_loops(init)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
+from athanor.schedules.decisions import decide
 from athanor.schedules.register_tile import divisors, most_pixels
 from athanor.targets.target import TargetSpec
 
@@ -64,9 +65,9 @@ def _multiply(sch: s_tir.Schedule, block: Block, panel: int, target: TargetSpec)
     lanes = target.lanes(32)
     batch = blocks.constant(sch.get(row).extent) or 1
     together = max(d for d in divisors(batch) if d <= 4)
-    rows = blocks.decide(sch, divisors(batch), together)
+    rows = decide(sch, "rows", divisors(batch), together)
     fits = [v for v in divisors(panel // lanes) if most_pixels(v, target) >= together]
-    vectors = blocks.decide(sch, divisors(panel // lanes), max(v for v in fits if v <= 8))
+    vectors = decide(sch, "vectors", divisors(panel // lanes), max(v for v in fits if v <= 8))
     row, row_in = sch.split(row, [None, rows])
     outer, vector, lane = sch.split(gate, [None, vectors, lanes])
     sch.reorder(row, outer, depth, row_in, vector, lane)

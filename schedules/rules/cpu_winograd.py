@@ -9,12 +9,13 @@ from tvm import s_tir, tirx
 from athanor.schedules import blocks
 from athanor.schedules.compute.conv2d import PAD_KIND
 from athanor.schedules.compute.winograd import DILATION, PRODUCT_KIND
+from athanor.schedules.decisions import decide
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import UNROLLED, schedule_rest
 from athanor.schedules.winograd_tasks import (
     WinogradShape,
     WinogradTiling,
-    choose_winograd_tiling,
+    decide_winograd_tiling,
 )
 from athanor.targets.target import TargetSpec
 
@@ -52,18 +53,15 @@ class CPUWinograd:
         if parts is None:
             return None
         shape = _read_shape(sch, parts)
-        tiling = choose_winograd_tiling(shape, target)
+        tiling = decide_winograd_tiling(sch, shape, target)
 
         # The anchor: output tiles, in chunks of tiles and groups of channel blocks.
         image, channel, row, column, lane = sch.get_loops(parts.whole)
         row, in_row = sch.split(row, [None, shape.tile])
         column, in_column = sch.split(column, [None, shape.tile])
-        high = blocks.decide(sch, divisors(shape.tiles_h), tiling.chunk_h)
-        wide = blocks.decide(sch, divisors(shape.tiles_w), tiling.chunk_w)
-        chunk_row, row = sch.split(row, [None, high])
-        chunk_column, column = sch.split(column, [None, wide])
-        grouped = blocks.decide(sch, divisors(shape.out_blocks), tiling.blocks)
-        group, channel = sch.split(channel, [None, grouped])
+        chunk_row, row = sch.split(row, [None, tiling.chunk_h])
+        chunk_column, column = sch.split(column, [None, tiling.chunk_w])
+        group, channel = sch.split(channel, [None, tiling.blocks])
         sch.reorder(
             image, chunk_row, chunk_column, group, channel, row, column, in_row, in_column, lane
         )
@@ -167,24 +165,20 @@ def _schedule_product(
     lanes = min(target.lanes(32), shape.block)
     per_block = shape.block // lanes
     *_, channel, x, y, row, column, inner = sch.get_loops(store)
-    width = blocks.decide(sch, divisors(per_block), min(tiling.vectors, per_block))
-    part, vector, lane = sch.split(inner, [None, width, lanes])
-    high = blocks.decide(sch, divisors(tiling.chunk_h), tiling.tile_h)
-    wide = blocks.decide(sch, divisors(tiling.chunk_w), tiling.tile_w)
-    row, tile_row = sch.split(row, [None, high])
-    column, tile_column = sch.split(column, [None, wide])
+    part, vector, lane = sch.split(inner, [None, min(tiling.vectors, per_block), lanes])
+    row, tile_row = sch.split(row, [None, tiling.tile_h])
+    column, tile_column = sch.split(column, [None, tiling.tile_w])
     together = max(1, tiling.vectors // per_block)
-    channels = blocks.decide(sch, divisors(tiling.blocks), together)
-    channel, tile_channel = sch.split(channel, [None, channels])
+    channel, tile_channel = sch.split(channel, [None, together])
     sch.reorder(x, y, channel, part, row, column, tile_row, tile_column, tile_channel, vector, lane)
     sch.compute_at(product, column, preserve_unit_loops=True)
     _unroll_lanes(sch, [tile_row, tile_column, tile_channel, vector, lane])
     *_, n, o, px, py, pixel_row, pixel, inner, rc, ri = sch.get_loops(product)
     vector, lane = sch.split(inner, [None, lanes])
     sums = tiling.tile_h * tiling.tile_w * tiling.vectors
-    factors = divisors(blocks.extents(sch, product)[-1] or 1)
+    factors = [d for d in divisors(blocks.extents(sch, product)[-1] or 1) if d <= UNROLLED]
     wanted = max(d for d in factors if d == 1 or d * sums <= UNROLLED)
-    inside, step = sch.split(ri, [None, blocks.decide(sch, factors, wanted)])
+    inside, step = sch.split(ri, [None, decide(sch, "unrolled steps", factors, wanted)])
     sch.reorder(n, px, py, rc, inside, step, pixel_row, pixel, o, vector, lane)
     _unroll_lanes(sch, [step, pixel_row, pixel, o, vector, lane])
     return rc

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from tvm import tirx, topi
 
+from athanor.schedules import winograd_tasks
 from athanor.schedules.compute.conv2d import plan_conv2d
 from athanor.schedules.compute.winograd import (
     pack_winograd_weight,
     transforms,
     winograd_conv2d_blocked,
 )
-from athanor.schedules.rules import cpu_winograd
 from athanor.schedules.rules.cpu_winograd import CPUWinograd
 from athanor.schedules.winograd_tasks import WinogradShape, choose_winograd_tiling, winograd_tile
 from athanor.targets import TARGETS
@@ -107,7 +107,7 @@ def test_every_way_to_cut(monkeypatch, high, wide, whole):
     func, arrays, wanted, _ = winograd(32, 64, (11, 23))
     chosen = choose_winograd_tiling(WinogradShape(1, 2, 32, 4, 16, 3, 6, 4, 6), NATIVE)
     cut = replace(chosen, chunk_h=high, chunk_w=wide, tile_h=1, tile_w=2, whole=whole)
-    monkeypatch.setattr(cpu_winograd, "choose_winograd_tiling", lambda *_: cut)
+    monkeypatch.setattr(winograd_tasks, "choose_winograd_tiling", lambda *_: cut)
     result = np.full(wanted.shape, 77, "float32")
     Kernel(CPUWinograd().apply(func, NATIVE).mod["main"])(*arrays, result)
     np.testing.assert_allclose(result, wanted, rtol=0, atol=TOLERANCE * np.abs(wanted).max())

@@ -1,0 +1,228 @@
+"""One kernel while it is tuned: its trials, what is known to be best, and one round of search."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from athanor.schedules.decisions import DecisionPoint
+from athanor.tuning.build import Builder, Built, make_candidate, rule_of
+from athanor.tuning.context import Context, misfit
+from athanor.tuning.database import BEST, TRIAL, Database, DatabaseWarning
+from athanor.tuning.estimate import Progress
+from athanor.tuning.measure import DEVICE_LOST, Failure, Measurement, Measurer
+from athanor.tuning.search import Search, Trial
+from athanor.tuning.tasks import KernelTask
+
+ROUND = 8
+"""Candidates of one round."""
+FINALISTS = 3
+"""Fastest candidates that are measured again, in turn with the heuristic's."""
+TURNS = 21
+"""Calls of each finalist."""
+LEAST_GAIN = 0.985
+"""Time against the heuristic's from which a candidate counts as faster."""
+SLOW = 1.6
+"""Time against the fastest at which a candidate is not measured further."""
+
+
+class TaskState:
+    """See the module. `context` is that of all its measurements."""
+
+    def __init__(
+        self, task: KernelTask, builder: Builder, database: Database, context: Context, seed: int
+    ) -> None:
+        self.task, self.builder, self.database, self.context = task, builder, database, context
+        self.rule = rule_of(task.func, builder.target)
+        self.search = Search(task.key, seed)
+        self.progress = Progress()
+        self.heuristic = builder.points(task.func, self.rule, ())
+        self.search.points[self.heuristic.values] = self.heuristic.points
+        self.built: dict[tuple[int, ...], Built] = {}
+        self.compared: tuple[tuple[int, ...], ...] = ()
+        """The finalists of the last comparison."""
+        self.failure: Failure | None = None
+        """Of the heuristic's candidate: such a kernel can't be tuned."""
+        self.failed_rounds = 0
+        self.read()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to try."""
+        has_choice = bool(self.heuristic.points) and not self.search.is_exhausted
+        return has_choice and self.failure is None and self.failed_rounds < 3
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the heuristic's time is known."""
+        return math.isfinite(self.progress.heuristic_secs) or self.failure is not None
+
+    def read(self) -> None:
+        """Take over what the database has of this kernel and context."""
+        for record in self.database.records(TRIAL, self.task.key):
+            if self._fits(record):
+                self._add(record)
+        for record in self.database.records(BEST, self.task.key):
+            values = tuple(record["values"])
+            if self._fits(record) and (not values or self._replays(values, record["names"])):
+                self.progress.heuristic_secs = float(record["heuristic_seconds"])
+                self.progress.history = []
+                self.progress.best_secs = float(record["seconds"])
+                self.compared = tuple(tuple(compared) for compared in record["compared"])
+        # as many rounds as the trials make, the last of which found nothing
+        rounds = (len(self.search.trials) - 1) // ROUND
+        self.progress.history += [self.progress.best_secs] * rounds
+
+    def _fits(self, record: dict[str, Any]) -> bool:
+        return (
+            misfit(record["context"], self.context) is None
+            and record["context"]["threads"] == self.context.threads
+            and record["rule"] == self.rule
+            and self.database.is_same(self.task.key, self.task.func)
+        )
+
+    def _add(self, record: dict[str, Any]) -> None:
+        values = tuple(record["values"])
+        seconds = record.get("seconds") or []
+        median = statistics.median(seconds) if seconds else math.inf
+        self.search.add(Trial(values, tuple(record["names"]), median))
+        if values == self.heuristic.values and seconds:
+            if not math.isfinite(self.progress.heuristic_secs):
+                self.progress.heuristic_secs = self.progress.best_secs = median
+
+    def _drop_misfits(self) -> None:
+        """Replay the fastest, so that the search knows what there was to decide on their way.
+
+        Those of a rule that asked for something else are dropped.
+        """
+        while True:
+            unknown = [t for t in self.search.parents() if t.values not in self.search.points]
+            if not unknown:
+                return
+            for trial in unknown:
+                if not self._replays(trial.values, trial.names):
+                    self.search.drop(trial.values)
+
+    def _replays(self, values: tuple[int, ...], names: Sequence[str]) -> bool:
+        if values not in self.search.points:
+            points = self.builder.points(self.task.func, self.rule, values)
+            if points.values != values or points.names != list(names):
+                warnings.warn(
+                    f"a record of {self.rule} for {self.task.key} no longer fits, and is skipped",
+                    DatabaseWarning,
+                    stacklevel=2,
+                )
+                return False
+            self.search.points[values] = points.points
+        return True
+
+    # Measuring
+
+    def measure_heuristic(self, measurer: Measurer, count: Callable[[], None]) -> None:
+        """The first candidate."""
+        built = self._build([self.heuristic.values])[0]
+        if built.error is not None:
+            self.failure = built.error
+            return
+        (result,) = measurer.measure([make_candidate(self.task, built, None)])
+        self._record(built, result)
+        count()
+        if result.error is not None:
+            self.failure = result.error
+
+    def round(self, measurer: Measurer, count: int, counted: Callable[[], None]) -> None:
+        """Propose, build and measure at most `count` candidates; compare the fastest."""
+        self._drop_misfits()
+        proposals = self.search.propose(count, self._repaired)
+        if not proposals:
+            return
+        fresh = self._build(proposals)
+        for built in fresh:
+            if built.error is not None:
+                self._record(built, Measurement((), built.error))
+                counted()
+        good = [built for built in fresh if built.error is None]
+        heuristic = self._build([self.heuristic.values])[0]
+        best = self.search.best()
+        limit = SLOW * best.seconds if best else math.inf
+        candidates = [make_candidate(self.task, built, heuristic) for built in good]
+        lost = bool(good)
+        # each is in the database before the next is measured
+        for built, result in zip(good, measurer.measure(candidates, limit_secs=limit), strict=True):
+            if result.error is None or result.error.kind != DEVICE_LOST:
+                lost = False
+                self._record(built, result)
+                counted()
+        self.failed_rounds = self.failed_rounds + 1 if lost else 0
+        self.compare(measurer)
+        self.progress.finish_round(self.progress.best_secs)
+
+    def _repaired(self, values: tuple[int, ...]) -> tuple[DecisionPoint, ...] | None:
+        points = self.builder.points(self.task.func, self.rule, values)
+        return None if points.error else points.points
+
+    def compare(self, measurer: Measurer) -> None:
+        """Measure the fastest again, in turn with the heuristic's, and record which is best."""
+        finalists = [t.values for t in self.search.parents()[:FINALISTS]]
+        finalists = [values for values in finalists if values != self.heuristic.values]
+        if not finalists or set(finalists) <= set(self.compared):
+            return
+        built = self._build([self.heuristic.values, *finalists])
+        if any(b.error is not None for b in built):
+            return
+        candidates = [make_candidate(self.task, b, built[0]) for b in built]
+        results = list(measurer.measure(candidates, repeats=TURNS, interleaved=True))
+        if results[0].error is not None:
+            return
+        ratios = [_ratio(result, results[0]) for result in results]
+        index = min(range(len(ratios)), key=lambda i: ratios[i])
+        if ratios[index] > LEAST_GAIN:
+            index = 0
+        heuristic_secs = statistics.median(results[0].seconds)
+        secs = heuristic_secs * (ratios[index] if index else 1.0)
+        self.compared = tuple(finalists)
+        self.database.append(
+            BEST,
+            workload=self.task.key,
+            context=self.context.as_dict(),
+            rule=self.rule,
+            names=built[index].names if index else [],
+            values=list(built[index].values) if index else [],
+            seconds=secs,
+            heuristic_seconds=heuristic_secs,
+            compared=[list(values) for values in finalists],
+        )
+        self.progress.heuristic_secs, self.progress.best_secs = heuristic_secs, secs
+
+    def _build(self, vectors: Sequence[tuple[int, ...]]) -> list[Built]:
+        """Candidates, each of which is possible as it is."""
+        missing = [values for values in vectors if values not in self.built]
+        for built in self.builder.build(self.task.func, self.rule, missing):
+            self.built[built.values] = built
+        return [self.built[values] for values in vectors]
+
+    def _record(self, built: Built, result: Measurement) -> None:
+        record: dict[str, Any] = {
+            "workload": self.database.add_workload(self.task.func, self.task.name),
+            "context": self.context.as_dict(),
+            "rule": self.rule,
+            "names": built.names,
+            "values": list(built.values),
+        }
+        if result.error is None:
+            record["seconds"] = [float(f"{secs:.4g}") for secs in result.seconds]
+        else:
+            record["error"] = [result.error.kind, result.error.sentence]
+        self.database.append(TRIAL, **record)
+        self._add(record)
+
+
+def _ratio(result: Measurement, heuristic: Measurement) -> float:
+    """The median of a candidate's times over the heuristic's in the same turn."""
+    if result.error is not None or not result.seconds:
+        return math.inf
+    pairs = zip(result.seconds, heuristic.seconds, strict=False)
+    return statistics.median(mine / its for mine, its in pairs)
