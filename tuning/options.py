@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-GROUP = 64
-"""Most candidates that the program interleaves: MAX_GROUP of runtime/measure/main.c."""
-
 
 @dataclass(frozen=True)
 class Options:

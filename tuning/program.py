@@ -66,13 +66,21 @@ def check_candidate(candidate: Candidate) -> None:
 
 
 def link_program(
-    candidates: Sequence[Candidate], folder: Path, libraries: Sequence[Path], target: TargetSpec
+    candidates: Sequence[Candidate],
+    folder: Path,
+    libraries: Sequence[Path],
+    target: TargetSpec,
+    by_workload: bool = False,
 ) -> Program:
-    """`folder`/measure; libraries: of `measure_libraries`. Raises CompileError."""
+    """`folder`/measure; libraries: of `measure_libraries`. Raises CompileError.
+
+    by_workload: candidates take turns with those of their workload, which follow one another, not
+    with all of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     objects: dict[tuple[bytes, str], str] = {}  # an object and its symbol -> the kernel's name
     bundle = bundle_hash(candidates, target)
-    source = _table(candidates, objects, bundle, target)
+    source = _table(candidates, objects, bundle, target, by_workload)
     (folder / "table.c").write_text(source)
     paths = []
     for (code, symbol), name in objects.items():
@@ -104,6 +112,15 @@ def measure_libraries(folder: Path, target: TargetSpec) -> list[Path]:
     return objects
 
 
+def build_launcher(folder: Path, target: TargetSpec) -> Path:
+    """The library that TVM's RPC server loads to run the program. Raises CompileError."""
+    source = _RUNTIME / "measure" / "rpc" / "launcher.c"
+    flags = ["-std=c11", "-O1", "-w", "-fPIC", "-shared", "-fvisibility=hidden"]
+    command = [*c_compiler(target), *flags, str(source), "-o", "launcher.so", "-ldl"]
+    _run(command, folder)
+    return folder / "launcher.so"
+
+
 def _static(command: Sequence[str]) -> list[str]:
     """Zig links musl statically, and the GNU library not."""
     return [word.replace("-linux-gnu.2.28", "-linux-musl") for word in command]
@@ -114,12 +131,14 @@ def _table(
     objects: dict[tuple[bytes, str], str],
     bundle: str,
     target: TargetSpec,
+    by_workload: bool,
 ) -> str:
     """The C source of the table; fills `objects`."""
     declared: list[str] = []
     signatures: dict[tuple[Argument, ...], str] = {}
     calls: dict[tuple[str, tuple[int, ...]], str] = {}
     references: dict[str, int] = {}
+    groups: dict[str, int] = {}
     rows = []
 
     def call(code: bytes, candidate: Candidate) -> str:
@@ -144,8 +163,9 @@ def _table(
         reference, number = candidate.reference, -1
         if reference:
             number = references.setdefault(call(reference.object_code, candidate), len(references))
+        group = groups.setdefault(candidate.workload, len(groups)) if by_workload else 0
         rows.append(
-            f"  {{{call(candidate.object_code, candidate)}, {number}, "
+            f"  {{{call(candidate.object_code, candidate)}, {group}, {number}, "
             f"{reference.seed if reference else 0}u, {candidate.evict_bytes}u, "
             f"{len(arguments)}, {signatures[arguments]}}},"
         )

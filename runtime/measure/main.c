@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_GROUP 64
-
 static const char usage[] =
     "measure: times the kernels that this program holds, one line of JSON each\n"
     "  --threads N       threads of a kernel (all cores)\n"
@@ -15,7 +13,7 @@ static const char usage[] =
     "  --limit SECONDS   a call that takes longer ends a kernel's measurement (none)\n"
     "  --timeout SECONDS of one kernel, all in all; then it is killed (10)\n"
     "  --budget SECONDS  of timed calls, once there are 3 (0.3)\n"
-    "  --interleaved     the kernels run in turn, call by call (64 at most)\n"
+    "  --interleaved     the kernels of a group run in turn, call by call\n"
     "  --output FILE     append there, and go on behind what it has (standard output)\n";
 
 static _Noreturn void refuse(const char *option, const char *value) {
@@ -96,14 +94,12 @@ int main(int count, char **words) {
   }
   const int32_t done = measure_open_results(&options);
   if (done < 0) return 1;
-  const int32_t size = options.interleaved ? MAX_GROUP : 1;
-  MeasureResult *results = calloc((size_t)size, sizeof *results);
+  MeasureResult *results = calloc((size_t)measure_num_candidates + 1, sizeof *results);
   if (!results) return 1;
-  for (int32_t first = done; first < measure_num_candidates; first += size) {
-    const int32_t left = measure_num_candidates - first;
-    const int32_t group = left < size ? left : size;
-    measure_group(first, group, &options, results);
-    for (int32_t i = 0; i < group; i++) measure_write_result(first + i, &results[i]);
+  for (int32_t first = done, end; first < measure_num_candidates; first = end) {
+    end = measure_group_end(first, &options);
+    measure_group(first, end - first, &options, results);
+    for (int32_t i = first; i < end; i++) measure_write_result(i, &results[i - first]);
   }
   free(results);
   return 0;

@@ -24,6 +24,7 @@ typedef int (*MeasureCall)(void *const *buffers);
 
 typedef struct {
   MeasureCall call;
+  int32_t group;     /* candidates of one, which follow one another, take turns if asked for */
   int32_t reference; /* index into measure_references, -1: outputs are not compared */
   uint64_t seed, evict_bytes;
   int32_t num_arguments;
@@ -137,7 +138,10 @@ typedef struct {
 /* Measures candidates [first, first + count), in turn call by call. */
 void measure_group(int32_t first, int32_t count, const MeasureOptions *options,
                    MeasureResult *results);
-/* Opens the output; the number of candidates that it has, or -1 with a sentence on stderr. */
+/* Where the group of candidate `first` ends; in a run without turns, behind the candidate. */
+int32_t measure_group_end(int32_t first, const MeasureOptions *options);
+/* Opens the output; the number of candidates that it has, or -1 with a sentence on stderr. What it
+ * has of a group that is not whole is removed: times of other turns can't be compared. */
 int32_t measure_open_results(const MeasureOptions *options);
 void measure_write_result(int32_t number, const MeasureResult *result);
 

@@ -56,24 +56,26 @@ static void write_head(const MeasureOptions *options) {
   flush();
 }
 
-/* Lines of candidates in the file; what follows the last newline is cut off, for a line that a
- * power cut has left half written is no result. Negative: the file is of another bundle. */
-static int32_t read_done(const char *path) {
-  int32_t done = -1;
+/* Candidates of whole groups in the file; what follows them is cut off, for a line that a power cut
+ * has left half written is no result. Negative: the file is of another bundle. */
+static int32_t read_done(const char *path, const MeasureOptions *options) {
+  int32_t lines = -1, done = -1, end = 0; /* end: of the group that is being read */
   char *line = NULL, head[128];
   size_t capacity = 0;
   ssize_t length;
-  long long whole = 0;
+  long long at = 0, whole = 0;
   snprintf(head, sizeof head, "{\"athanor_measure\": 1, \"bundle\": \"%s\"", measure_bundle);
   FILE *file = fopen(path, "re");
   if (!file) return 0;
   while ((length = getline(&line, &capacity, file)) > 0 && line[length - 1] == '\n') {
-    whole += length;
-    if (done >= 0) done++;
-    else if (strncmp(line, head, strlen(head))) break;
-    else done = 0;
+    if (++lines == 0 && strncmp(line, head, strlen(head))) break;
+    at += length;
+    if (lines < end) continue;
+    done = lines;
+    whole = at;
+    if (lines < measure_num_candidates) end = measure_group_end(lines, options);
   }
-  if (!whole) done = 0; /* not even the first line */
+  if (lines < 0) done = 0; /* not even the first line */
   free(line);
   fclose(file);
   if (done >= 0 && truncate(path, whole)) done = -1;
@@ -84,7 +86,7 @@ int32_t measure_open_results(const MeasureOptions *options) {
   int32_t done = 0;
   output = stdout;
   if (options->output) {
-    done = read_done(options->output);
+    done = read_done(options->output, options);
     if (done < 0) {
       fprintf(stderr, "%s holds results of another bundle: give another file\n", options->output);
       return -1;

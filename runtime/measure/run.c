@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define STEP_MS 50
+
 typedef struct {
   pid_t pid; /* 0: ended */
   int commands, events;
@@ -47,12 +49,16 @@ static void end(Process *process) {
 
 /* The next message of a process; false where it ended or its time did, and it failed. */
 static bool hear(Process *process, const MeasureOptions *options, MeasureMessage *message) {
-  const int64_t started = measure_now_ns();
-  const int64_t left_ns = options->timeout_ns - process->used_ns;
   struct pollfd events = {.fd = process->events, .events = POLLIN};
-  const int64_t left_ms = left_ns > 0 ? left_ns / 1000000 + 1 : 0;
-  const int ready = poll(&events, 1, left_ms < INT32_MAX ? (int)left_ms : INT32_MAX);
-  process->used_ns += measure_now_ns() - started;
+  int ready = 0;
+  /* In steps: time in which the machine slept, or somebody stopped all of us, does not count. */
+  while (!ready && process->used_ns < options->timeout_ns) {
+    const int64_t started = measure_now_ns();
+    ready = poll(&events, 1, STEP_MS);
+    const int64_t waited_ns = measure_now_ns() - started;
+    const int64_t most_ns = 2 * (int64_t)STEP_MS * 1000000;
+    process->used_ns += waited_ns < most_ns ? waited_ns : most_ns;
+  }
   char sentence[200];
   if (ready <= 0) {
     snprintf(sentence, sizeof sentence, "the kernel was not done after %.3g s",
@@ -155,6 +161,14 @@ static void take_turn(Process *process, const MeasureOptions *options) {
   result->ns[result->count++] = message.value;
   if (!is_done(process, options, message.value)) return;
   if (write(process->commands, "f", 1) == 1 && hear(process, options, &message)) end(process);
+}
+
+int32_t measure_group_end(int32_t first, const MeasureOptions *options) {
+  int32_t end = first + 1;
+  while (options->interleaved && end < measure_num_candidates &&
+         measure_candidates[end].group == measure_candidates[first].group)
+    end++;
+  return end;
 }
 
 /* One group on a machine at a time, whichever job or user it is of: kernels that run at once would
