@@ -57,7 +57,7 @@ class CPUMatmul:
             if not blocks.is_spatial(sch, block):
                 return None
             schedule_spatial(sch, block, target)
-        outer = _tile(sch, product, final, target)
+        outer = _tile(sch, product, final, filled is None, target)
         if filled is not None:
             _fill_panels(sch, filled[0], outer)
         return sch
@@ -67,9 +67,13 @@ def _tile(
     sch: s_tir.Schedule,
     product: s_tir.schedule.SBlockRV,
     final: s_tir.schedule.SBlockRV,
+    is_packed: bool,
     target: TargetSpec,
 ) -> s_tir.schedule.LoopRV:
-    """Schedule product and epilogue; the loop in which one panel of b is used."""
+    """Schedule product and epilogue; the loop in which one panel of b is used.
+
+    is_packed: b comes in panels; else that loop makes them, and makes them again for a row block.
+    """
     stmt = sch.get(product)
     rows = int(stmt.annotations[ROWS])
     panel = int(stmt.reads[-1].source.shape[-1])
@@ -77,7 +81,8 @@ def _tile(
     panels = None if n_extent is None else n_extent // panel
     *batch, row, column = _final_loops(sch, final, len(batch_extents))
     tiles = None if m_extent is None else m_extent // rows
-    block_tiles = _block_tiles(tiles, rows, depth, target)
+    columns = n_extent if is_packed else None
+    block_tiles = _block_tiles(tiles, rows, depth, columns, target)
     groups = _panel_group(panels, rows, panel // target.lanes(32), target)
     together = decide(sch, "row tiles", *_candidates(block_tiles, tiles))
     row_block, row_tile, row_in = sch.split(row, [None, together, rows])
@@ -146,11 +151,18 @@ def _final_loops(
     return sch.get_loops(final)
 
 
-def _block_tiles(tiles: int | None, rows: int, depth: int | None, target: TargetSpec) -> int:
+def _block_tiles(
+    tiles: int | None, rows: int, depth: int | None, columns: int | None, target: TargetSpec
+) -> int:
     """Row tiles of a row block: all where L2 holds them, else half of L2, at least 8.
 
     Every row block reads all of b again, from L3 or memory, so few blocks are better than small.
+    Where L2 holds the columns of a packed b too, a block is one tile: its rows of the result are
+    written from end to end, not in pieces of a panel that share their first and last cache lines
+    with the next panel's.
     """
+    if depth is not None and columns is not None and depth * columns * 4 <= target.l2_bytes // 2:
+        return 1
     tile_bytes = rows * (depth or 256) * 4
     if tiles is not None and tiles * tile_bytes <= target.l2_bytes:
         return tiles
