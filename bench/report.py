@@ -31,7 +31,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         f"Written by `{results['command']}` at commit {results['commit']}, on "
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}. {written}, "
-        f"Python {results['python']}; target `{results['target']}`. float32, "
+        f"Python {results['python']}; target `{results['target']}`. {results['precision']}, "
         "batch 1 where nothing else is said, nothing tuned; medians of "
         f"{results['rounds']} interleaved rounds in one process.",
         "",

@@ -30,13 +30,15 @@ import athanor
 from athanor.compiler.commands import bench
 from athanor.compiler.commands.peers import usable_cores
 from athanor.errors import AthanorError
-from athanor.targets import find_target
+from athanor.targets import PRECISIONS, target_for_precision
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "models"))
 import light  # noqa: E402
 
 PEERS = ["onnxruntime", "openvino"]
+PEERS_BF16 = ["openvino-bf16"]
+"""With --precision bf16."""
 PACKAGES = ("apache-tvm", *PEERS)
 QUICK_STEP = 8
 """With --quick one model of so many."""
@@ -50,7 +52,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="few models, short turns")
-    parser.add_argument("--only", default="", help="models whose name holds this text")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--only", nargs="+", help="models whose name holds one of these texts")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -59,7 +62,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, kind, path) in enumerate(models(Path(folder), arguments.models)):
             few = arguments.quick and not arguments.only
-            if arguments.only not in name or (few and number % QUICK_STEP):
+            wanted = not arguments.only or any(text in name for text in arguments.only)
+            if not wanted or (few and number % QUICK_STEP):
                 continue
             try:
                 results["rows"] += measure(name, kind, path, arguments)
@@ -72,9 +76,10 @@ def main() -> None:
         sys.exit("nothing was measured")
     arguments.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1)
-    (arguments.output / "results.json").write_text(text + "\n", encoding="utf-8")
-    (arguments.output / "results.md").write_text(report.markdown(results), encoding="utf-8")
-    print(f"wrote {arguments.output / 'results.json'} and results.md")
+    stem = "results" if arguments.precision == "fp32" else f"results-{arguments.precision}"
+    (arguments.output / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
+    (arguments.output / f"{stem}.md").write_text(report.markdown(results), encoding="utf-8")
+    print(f"wrote {arguments.output / stem}.json and {stem}.md")
 
 
 def models(folder: Path, paths: list[Path]) -> Iterator[tuple[str, str, Path]]:
@@ -104,10 +109,12 @@ def kind_of(model: onnx.ModelProto) -> str:
 
 def measure(name: str, kind: str, path: Path, arguments: argparse.Namespace) -> list[dict]:
     """A row for each number of threads. Raises AthanorError where a side can't run the model."""
-    artifact = athanor.compile(path)
+    artifact = athanor.compile(path, precision=arguments.precision)
     rows = []
     for threads in arguments.threads:
-        names = [peer for peer in PEERS if kind != forests.KIND or peer in forests.PEERS]
+        names = [
+            peer for peer in peers_of(arguments) if kind != forests.KIND or peer in forests.PEERS
+        ]
         peers = bench.load_peers(path, names, threads)
         with artifact.load(threads=threads) as ours:
             found = bench.compare_runtimes(path, ours, peers, rounds=arguments.rounds)
@@ -139,13 +146,19 @@ def describe(arguments: argparse.Namespace) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         },
         "versions": {name: importlib.metadata.version(name) for name in ("athanor", *PACKAGES)},
-        "target": find_target("native").name,
-        "peers": PEERS,
+        "target": target_for_precision("native", arguments.precision).name,
+        "peers": peers_of(arguments),
+        "precision": arguments.precision,
         "python": platform.python_version(),
         "rounds": arguments.rounds,
         "rows": [],
         "refused": {},
     }
+
+
+def peers_of(arguments: argparse.Namespace) -> list[str]:
+    """What to measure beside: what computes in the same precision."""
+    return PEERS_BF16 if arguments.precision == "bf16" else PEERS
 
 
 def _named(words: list[str]) -> list[str]:

@@ -17,6 +17,13 @@ from athanor.errors import AthanorError
 # A command's module is imported when it runs, so that `athanor run` pays for NumPy alone and
 # `athanor compile --help` for nothing.
 
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the numbers that convolutions and matrix products multiply.",
+)
 _SHAPE = click.option(
     "--shape",
     "shapes",
@@ -76,6 +83,7 @@ def cli() -> None:
     default=True,
     help="Winograd's method for convolutions where it is faster; default: yes.",
 )
+@_PRECISION
 @click.option(
     "--weights-beside/--weights-inside",
     default=None,
@@ -91,6 +99,7 @@ def compile(
     no_cache: bool,
     profile: bool,
     winograd: bool,
+    precision: str,
     weights_beside: bool | None,
 ) -> None:
     """Compile an ONNX model to a shared library.
@@ -113,6 +122,7 @@ def compile(
         profile=profile,
         cache=not no_cache,
         winograd=winograd,
+        precision=precision,
     )
 
 
@@ -222,10 +232,10 @@ def inspect(artifact: Path, as_json: bool, verify: bool, kernel: str | None, sho
 @click.option(
     "--tolerance",
     type=float,
-    default=1e-4,
-    show_default=True,
-    help="Largest difference that passes, relative to the output's largest magnitude.",
+    help="Largest difference that passes, relative to the output's largest magnitude; default: "
+    "1e-4, and 5e-2 for bf16.",
 )
+@_PRECISION
 @_TARGET
 @_SHAPE
 @_DIM
@@ -234,7 +244,8 @@ def inspect(artifact: Path, as_json: bool, verify: bool, kernel: str | None, sho
 @_DATABASE
 def verify(
     model: Path,
-    tolerance: float,
+    tolerance: float | None,
+    precision: str,
     target: str,
     shapes: Sequence[str],
     dims: Sequence[str],
@@ -250,12 +261,14 @@ def verify(
     Example:
       athanor verify resnet50.onnx
       athanor verify bert.onnx --dim batch=3 --tolerance 1e-5
+      athanor verify resnet50.onnx --precision bf16
     """
     from athanor.compiler.commands.verify import verify_model
 
     passed = verify_model(
         model,
         tolerance=tolerance,
+        precision=precision,
         target=target,
         shapes=parse.shapes(shapes),
         dims=parse.dims(dims),
@@ -274,7 +287,7 @@ def verify(
     default="onnxruntime",
     show_default=True,
     metavar="NAME,...",
-    help="What to compare with: onnxruntime, openvino, or both.",
+    help="What to compare with: onnxruntime, openvino, openvino-bf16.",
 )
 @click.option(
     "--rounds",
@@ -283,6 +296,7 @@ def verify(
     show_default=True,
     help="Rounds in which each runs in turn.",
 )
+@_PRECISION
 @_THREADS
 @_TARGET
 @_SHAPE
@@ -293,6 +307,7 @@ def bench(
     model: Path,
     against: str,
     rounds: int,
+    precision: str,
     threads: int | None,
     target: str,
     shapes: Sequence[str],
@@ -312,6 +327,7 @@ def bench(
         model,
         against=[name.strip() for name in against.split(",") if name.strip()],
         rounds=rounds,
+        precision=precision,
         threads=threads,
         target=target,
         shapes=parse.shapes(shapes),

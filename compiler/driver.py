@@ -28,7 +28,7 @@ from athanor.frontends.onnx.sequence_value import KINDS, TENSOR
 from athanor.frontends.onnx.small_types import CARRIED_TYPES
 from athanor.frontends.onnx.type_check import blaming
 from athanor.runtime.footer import append_payload
-from athanor.targets import TargetSpec, find_target
+from athanor.targets import TargetSpec, target_for_precision
 from athanor.tuning.apply import TunedKernels
 
 WEIGHTS_BESIDE_BYTES = 1_500_000_000
@@ -50,6 +50,7 @@ def compile(
     keep_ir: bool = False,
     profile: bool = False,
     winograd: bool = True,
+    precision: str = "fp32",
     cache: bool = True,
     on_progress: Progress | None = None,
 ) -> Artifact:
@@ -64,13 +65,14 @@ def compile(
     assembly in the metadata. profile: let `Model.profile` and `athanor profile` time the artifact's
     kernels; runs that are not profiled stay as they are. winograd: let convolutions run by
     Winograd's method where it is faster; its sums differ from the direct method's by 1e-6 to
-    1e-5 of the largest output. cache: keep compiled kernels in the user's cache folder, and take
-    from there what was compiled before; the artifact is the same. on_progress: called with
-    (stage, done, total).
+    1e-5 of the largest output. precision: `bf16` lets convolutions and matrix products with
+    constant weights multiply numbers rounded to bfloat16, and add up in float32. cache: keep
+    compiled kernels in the user's cache folder, and take from there what was compiled before; the
+    artifact is the same. on_progress: called with (stage, done, total).
 
     Raises CompileError, with every reason at once, where the model or an option can't be compiled.
     """
-    spec = find_target(target)
+    spec = target_for_precision(target, precision)
     tuned = None
     if database is not None:
         tuned = TunedKernels(database, spec, any_cpu=target != "native")
@@ -86,6 +88,7 @@ def compile(
             keep_ir=keep_ir,
             profile=profile,
             winograd=winograd,
+            precision=precision,
             cache=cache,
             on_progress=report,
             tuned=tuned,
@@ -93,14 +96,15 @@ def compile(
 
 
 def plan_program(
-    imported: ImportedModel, target: TargetSpec, winograd: bool = True
+    imported: ImportedModel, target: TargetSpec, winograd: bool = True, precision: str = "fp32"
 ) -> tuple[Program, MemoryPlan]:
     """All of a compilation before scheduling: the calls of a run, and where their tensors lie."""
+    bf16 = precision == "bf16"
     subgraphs = [
-        Subgraph(run_graph_passes(graph.mod, target, winograd), graph.requirements)
+        Subgraph(run_graph_passes(graph.mod, target, winograd, bf16), graph.requirements)
         for graph in imported.subgraphs
     ]
-    mod = run_graph_passes(imported.mod, target, winograd)
+    mod = run_graph_passes(imported.mod, target, winograd, bf16)
     program = extract_program(mod, subgraphs, imported.requirements)
     plan = plan_memory(program)
     return program, plan
@@ -114,6 +118,7 @@ def build_artifact(
     keep_ir: bool = False,
     profile: bool = False,
     winograd: bool = True,
+    precision: str = "fp32",
     cache: bool = True,
     on_progress: Progress | None = None,
     tuned: TunedKernels | None = None,
@@ -121,7 +126,7 @@ def build_artifact(
     """An imported model, or a Relax module of your own in its place -> artifact."""
     report = on_progress or _silent
     report("optimize", 0, 1)
-    program, plan = plan_program(imported, target, winograd)
+    program, plan = plan_program(imported, target, winograd, precision)
     values = (*imported.inputs, *imported.outputs)
     names = Signature(
         tuple(name for value in imported.inputs for name in value.part_names),
@@ -147,7 +152,7 @@ def build_artifact(
         )
         report("link", 0, 1)
         code = link_shared([host.result(), *kernels.objects], work, target)
-    metadata = describe(imported, program, plan, target, kernels, profile)
+    metadata = describe(imported, program, plan, target, kernels, profile, precision)
     beside = weights_beside
     if beside is None:
         beside = bool(metadata["weights_bytes"] > WEIGHTS_BESIDE_BYTES)

@@ -24,6 +24,7 @@ def describe(
     target: TargetSpec,
     kernels: CompiledKernels,
     profile: bool = False,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """The metadata of an artifact; no time and no path, so that equal inputs give equal files."""
     calls: dict[str, list[str]] = {name: [] for name in program.kernels}
@@ -41,6 +42,7 @@ def describe(
             "mcpu": target.mcpu,
             "cpu_features": list(target.cpu_features),
         },
+        "precision": precision,
         "inputs": [_value(value) for value in imported.inputs],
         "outputs": [
             _value(value, imported.columns.get(value.name, ())) for value in imported.outputs

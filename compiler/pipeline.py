@@ -21,7 +21,9 @@ VIEWS = ["relax.reshape", "relax.concat"]
 """Operators that need no kernel: the program gives input and output the same memory."""
 
 
-def graph_passes(target: TargetSpec, winograd: bool = True) -> list[tvm.transform.Pass]:
+def graph_passes(
+    target: TargetSpec, winograd: bool = True, bf16: bool = False
+) -> list[tvm.transform.Pass]:
     """Every pass from the imported graph to fused prim_funcs."""
     return [
         # Phase 0: the graph as the importer left it -> canonical
@@ -33,8 +35,8 @@ def graph_passes(target: TargetSpec, winograd: bool = True) -> list[tvm.transfor
         FoldConstants(),
         relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
-        BlockLayouts(target, winograd),
-        PackMatmul(target),
+        BlockLayouts(target, winograd, bf16),
+        PackMatmul(target, bf16),
         SimplifyViews(),
         FoldConstants(),
         relax_transform.DeadCodeElimination(),
@@ -49,7 +51,9 @@ def graph_passes(target: TargetSpec, winograd: bool = True) -> list[tvm.transfor
     ]
 
 
-def run_graph_passes(mod: IRModule, target: TargetSpec, winograd: bool = True) -> IRModule:
+def run_graph_passes(
+    mod: IRModule, target: TargetSpec, winograd: bool = True, bf16: bool = False
+) -> IRModule:
     """Apply `graph_passes`."""
     with target.tvm:
-        return tvm.transform.Sequential(graph_passes(target, winograd))(mod)
+        return tvm.transform.Sequential(graph_passes(target, winograd, bf16))(mod)

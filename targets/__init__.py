@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from athanor.errors import CompileError
 from athanor.targets.aarch64 import AARCH64
-from athanor.targets.detect import detect_target
+from athanor.targets.detect import cpu_features, detect_target
 from athanor.targets.target import TargetSpec
-from athanor.targets.x86_64 import X86_64_V2, X86_64_V3, X86_64_V4
+from athanor.targets.x86_64 import X86_64_V2, X86_64_V3, X86_64_V4, X86_64_V4_BF16
 
-__all__ = ["TARGETS", "TargetSpec", "find_target"]
+__all__ = ["PRECISIONS", "TARGETS", "TargetSpec", "find_target", "target_for_precision"]
 
-TARGETS = {spec.name: spec for spec in (X86_64_V2, X86_64_V3, X86_64_V4, AARCH64)}
+TARGETS = {spec.name: spec for spec in (X86_64_V2, X86_64_V3, X86_64_V4, X86_64_V4_BF16, AARCH64)}
+
+PRECISIONS = ("fp32", "bf16")
+"""Of the numbers that convolutions and matrix products multiply."""
 
 
 def find_target(name: str) -> TargetSpec:
@@ -27,3 +32,26 @@ def find_target(name: str) -> TargetSpec:
         known = ", ".join(("native", *TARGETS))
         raise CompileError(f"unknown target {name!r}; known targets: {known}")
     return TARGETS[name]
+
+
+def target_for_precision(name: str, precision: str) -> TargetSpec:
+    """The target of that name, able to multiply in that precision.
+
+    `native` takes AVX512_BF16 in only where `bf16` asks for it, so that other artifacts run on
+    machines without. Raises CompileError for an unknown name, and where the target can't.
+    """
+    if precision not in PRECISIONS:
+        raise CompileError(f"precision={precision!r}: expected {' or '.join(PRECISIONS)}")
+    spec = find_target(name)
+    if precision == "fp32" or spec.bf16_dots:
+        return spec
+    wanted = X86_64_V4_BF16
+    if name == "native" and spec.cpu_features == X86_64_V4.cpu_features:
+        if cpu_features().issuperset(wanted.cpu_features):
+            return replace(
+                spec, name=wanted.name, mattr=wanted.mattr, cpu_features=wanted.cpu_features
+            )
+    raise CompileError(
+        f"precision='bf16': target {name!r} ({spec.name}) has no dot products of bfloat16 "
+        f"(AVX512_BF16); compile for {wanted.name!r}, or leave precision at 'fp32'"
+    )

@@ -18,6 +18,7 @@ from tvm import s_tir, tirx
 from tvm.ir import IRModule, PrimType
 from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
+from athanor.targets.bf16_dots import JoinPairs, LowerDots, MarkRounding
 from athanor.targets.lower_math import LowerMath, LowerPower
 from athanor.targets.partition_loops import PartitionLoops
 from athanor.targets.shorten_reductions import ShortenReductions
@@ -88,7 +89,14 @@ def build_kernels(kernels: dict[str, tirx.PrimFunc], target: TargetSpec) -> Kern
     t = tirx.transform
     # Storage of narrow floats is rewritten behind plain pointers only, so not in lower_kernel.
     storage = [t.FP8StorageLegalize(), t.BF16StorageLegalize()]
-    finish = [KeepOnStack(), LowerMath(), *storage, t.LowerTVMBuiltin(), t.LowerIntrin()]
+    finish = [
+        KeepOnStack(),
+        LowerDots(),
+        LowerMath(),
+        *storage,
+        t.LowerTVMBuiltin(),
+        t.LowerIntrin(),
+    ]
     mod = tvm.transform.Sequential(finish)(mod)
     build = tvm.get_global_func("target.build.llvm")
     return KernelObject(build(mod, target.tvm))
@@ -141,10 +149,12 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             s.LowerOpaqueBlock(),
             t.FlattenBuffer(),
             LowerPower(),
+            *([MarkRounding()] if target.bf16_dots else []),
             t.BF16ComputeLegalize(),
             t.FP8ComputeLegalize(),
             PartitionLoops(),
             t.VectorizeLoop(True),
+            *([JoinPairs()] if target.bf16_dots else []),
             t.StorageRewrite(),
             t.UnrollLoop(),
             s.RenormalizeSplitPattern(),

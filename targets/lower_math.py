@@ -11,6 +11,7 @@ import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import IRModule
 
+from athanor.targets.bf16_dots import BF16_FUNCTION, bf16_function
 from athanor.targets.llvm_text import vector_function
 from athanor.targets.transpose import TRANSPOSE, transpose_function
 
@@ -70,7 +71,8 @@ class LowerMath:
     A call of libm would be made once a lane, at some 5 to 20 ns each. The last pass before LLVM,
     which gets the functions as LLVM IR: as lets in TIR they would be right too, but TVM's
     simplifier substitutes every let into the next, and exp(log(x)) takes it 20 s.
-    Transposed tiles (`targets.transpose`) are imported the same way.
+    Transposed tiles (`targets.transpose`) and bfloat16 functions (`targets.bf16_dots`) are
+    imported the same way.
     float16 and bfloat16 go through float32; float64 and what is not listed stay calls of libm.
     Error: at most 4 units in the last place or 1e-6 of the result over all of float32, except
     that sigmoid is 0 below -88.72 (as ONNX Runtime's is below -18). NaN stays NaN, infinities,
@@ -85,6 +87,11 @@ class LowerMath:
             operator = getattr(call.op, "name", "")
             if operator == "tirx.call_extern" and (tile := TRANSPOSE.match(call.args[0].value)):
                 texts[tile.group()] = transpose_function(int(tile.group(1)))
+                return call
+            if operator == "tirx.call_pure_extern" and (
+                made := BF16_FUNCTION.fullmatch(call.args[0].value)
+            ):
+                texts[made.group()] = bf16_function(made.group(1), int(made.group(2)))
                 return call
             if operator not in _FUNCTIONS:
                 return call

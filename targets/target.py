@@ -46,6 +46,11 @@ class TargetSpec:
         return max(1, self.vector_bits // bits)
 
     @property
+    def bf16_dots(self) -> bool:
+        """Whether there are dot products of bfloat16 pairs that accumulate in float32."""
+        return "avx512_bf16" in self.cpu_features
+
+    @property
     def channel_block(self) -> int:
         """Channels that lie together in blocked layouts, `NCHW{block}c`.
 

@@ -1,5 +1,7 @@
 """x86-64 by micro-architecture level, through LLVM."""
 
+from dataclasses import replace
+
 from athanor.targets.target import KIB, MIB, TargetSpec
 
 _V2 = ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")
@@ -39,3 +41,11 @@ X86_64_V4 = TargetSpec(
     l2_bytes=1 * MIB,
     l1_bytes=32 * KIB,
 )
+
+X86_64_V4_BF16 = replace(
+    X86_64_V4,
+    name="x86-64-v4+avx512bf16",
+    mattr=(*X86_64_V4.mattr, "+avx512bf16"),
+    cpu_features=(*_V4, "avx512_bf16"),
+)
+"""For `precision="bf16"`: AMD from Zen 4 on, Intel's Cooper Lake and from Sapphire Rapids on."""

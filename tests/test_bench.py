@@ -65,11 +65,13 @@ def test_the_report(bench):
 
     results = {
         "command": "c", "commit": "1234", "target": "t", "rounds": 3, "python": "3", "refused": {},
+        "precision": "bf16",
         "machine": {"processor": "p", "cores": 2, "system": "s"}, "versions": {"athanor": "1"},
         "peers": ["a", "b"],
         "rows": [row("m", 1, 2.0, 4.0, 8.0), row("n", 1, 8.0, 4.0), row("m", 2, 1.25, 5.0, 2.5)],
     }  # fmt: skip
     page = bench["report"].markdown(results)
+    assert "target `t`. bf16, batch 1" in page
     assert "| models | 1 | 2 | 1.00 | 2.00 |" in page  # of 0.5 and 2
     assert "| m | 2 | 1.25 | 5 | 2.5 | 0.50 | 1.60 | 1e-06 |" in page
     assert "| n | 1 | 8 | 4 | - | 2.00 |  | 1e-06 |" in page

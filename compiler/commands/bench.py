@@ -47,6 +47,7 @@ def bench_model(
     *,
     against: Sequence[str] = ("onnxruntime",),
     rounds: int = 7,
+    precision: str = "fp32",
     threads: int | None = None,
     target: str = "native",
     shapes: Mapping[str, Sequence[int | str]] | None = None,
@@ -60,7 +61,9 @@ def bench_model(
     """
     threads = threads or usable_cores()
     peers = load_peers(model, against, threads)
-    artifact = compile_with_progress(model, target=target, shapes=shapes, database=database)
+    artifact = compile_with_progress(
+        model, target=target, shapes=shapes, database=database, precision=precision
+    )
     ours = artifact.load(threads=threads)
     found = compare_runtimes(model, ours, peers, rounds=rounds, dims=dims, seed=seed)
     words = "thread" if threads == 1 else "threads"

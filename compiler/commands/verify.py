@@ -14,11 +14,15 @@ from athanor.compiler.commands.feeds import index_limits, make_feeds
 from athanor.compiler.commands.peers import onnxruntime
 from athanor.errors import RunError
 
+TOLERANCES = {"fp32": 1e-4, "bf16": 5e-2}
+"""bfloat16 has 8 bits: each rounding is off by up to 2e-3, and deep models add some up."""
+
 
 def verify_model(
     model: Path,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
+    precision: str = "fp32",
     target: str = "native",
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     dims: Mapping[str, int] | None = None,
@@ -28,9 +32,15 @@ def verify_model(
 ) -> bool:
     """Compile, run, compare and print; True where every output is within `tolerance`.
 
+    tolerance: relative to an output's largest magnitude; None: TOLERANCES of the precision. The
+    reference computes in float32, whatever the precision.
     Raises CompileError or RunError where either side can't run the model.
     """
-    artifact = compile_with_progress(model, target=target, shapes=shapes, database=database)
+    if tolerance is None:
+        tolerance = TOLERANCES[precision]
+    artifact = compile_with_progress(
+        model, target=target, shapes=shapes, database=database, precision=precision
+    )
     ours = artifact.load(threads=threads)
     limits = index_limits(onnx.load(model, load_external_data=False))
     feeds = make_feeds(ours.inputs, dims=dims, seed=seed, limits=limits)
@@ -45,7 +55,7 @@ def verify_model(
         click.echo(describe_difference(row, width))
     passed = all(row.relative <= tolerance for row in rows)
     verdict = "passed" if passed else "FAILED"
-    click.echo(f"{verdict}: {len(rows)} outputs, tolerance {tolerance:g} (relative)")
+    click.echo(f"{verdict}: {len(rows)} outputs in {precision}, tolerance {tolerance:g} (relative)")
     return passed
 
 

@@ -34,25 +34,31 @@ class BlockLayouts:
     unpacked, once. Channels are padded to full blocks; the padding holds finite numbers and meets
     zero weights. Before LegalizeOps, after weights are final. Keeps outputs but for the order of
     summation in convolutions.
+
+    With bf16, a convolution over whole blocks of channels reads bfloat16, and so does what adds
+    its input to something later: the value is kept in that form alone.
     """
 
-    def __init__(self, target: TargetSpec, winograd: bool = True) -> None:
+    def __init__(self, target: TargetSpec, winograd: bool = True, bf16: bool = False) -> None:
         self.target = target
         self.winograd = winograd
+        self.bf16 = bf16
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """Rewrite main."""
-        return LayoutRewriter(mod, self.target, self.winograd).run()
+        return LayoutRewriter(mod, self.target, self.winograd, self.bf16).run()
 
 
 class LayoutRewriter(GraphRewriter):
     """Knows which new values are blocked, and converts both ways."""
 
-    def __init__(self, mod: IRModule, target: TargetSpec, winograd: bool) -> None:
+    def __init__(self, mod: IRModule, target: TargetSpec, winograd: bool, bf16: bool) -> None:
         super().__init__(mod)
         self.target = target
         self.winograd = winograd
         """Whether convolutions may run by Winograd's method."""
+        self.bf16 = bf16
+        """Whether convolutions multiply pairs of bfloat16."""
         self.block = target.channel_block
         self.channels: dict[Expr, int] = {}
         """Number of channels, without padding, of every blocked value."""
@@ -120,6 +126,12 @@ class LayoutRewriter(GraphRewriter):
         var = self.emit(value, name)
         self.channels[var] = channels
         return var
+
+    def as_stored(self, value: Expr) -> Expr:
+        """The value as its bfloat16 form has it, where a convolution reads that one."""
+        if value not in self.narrowed:
+            return value
+        return self.emit(relax.op.astype(self.narrowed[value], "float32"))
 
     def plain(self, value: Expr) -> Expr:
         """The value in NCHW."""

@@ -11,6 +11,7 @@ from tvm.ir import Call, Expr
 
 from athanor.compiler.passes.rewrite import op_name, static_shape
 from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d, winograd
+from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.schedules.winograd_tasks import winograd_tile
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ _BINARY = ("add", "maximum", "minimum", "multiply", "subtract")
 _FEW_PRODUCTS = 32
 """Of one output, up to which the plain layout is as fast if nothing else wants blocks."""
 _BINARY_FULL = ("divide", "power")
+EVEN = (16, 8, 4, 2)
+"""Channels of a reduction block that are multiplied in pairs."""
 
 
 def _float4d(value: Expr) -> bool:
@@ -86,6 +89,9 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         padding=_padding(attrs.padding),
         dilation=_pair(attrs.dilation),
     )
+    if graph.bf16 and plan.kind == "dense" and plan.in_block > 1:
+        made = _in_pairs(graph, source, weights, int(attrs.groups), options)
+        return graph.emit_blocked(made, out_channels, name)
     made = _winograd(graph, source, weights, int(attrs.groups), options)
     if made is not None:
         return graph.emit_blocked(made, out_channels, name)
@@ -100,6 +106,23 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     compute = depthwise if plan.kind == "depthwise" else dense
     made = graph.call(compute, source, packed, hint="conv2d")
     return graph.emit_blocked(made, out_channels, name)
+
+
+def _in_pairs(
+    graph: LayoutRewriter, source: Expr, weights: np.ndarray, groups: int, options: dict[str, Any]
+) -> Expr:
+    """A dense convolution that multiplies pairs of bfloat16 channels."""
+    out_channels, group_channels, *kernel = weights.shape
+    plan = conv2d.plan_conv2d(
+        group_channels * groups, out_channels, (kernel[0], kernel[1]), groups, graph.block, EVEN
+    )
+    assert plan is not None, "a whole block is one of EVEN"
+    packed = relax.const(pack_pairs(conv2d.pack_conv2d_weight(weights, plan), axis=4))
+
+    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        return conv2d.conv2d_blocked(x, w, plan=plan, **options)
+
+    return graph.call(compute, graph.narrow(source), packed, hint="conv2d")
 
 
 def _winograd(
@@ -202,6 +225,7 @@ def _binary(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     operands = [graph.blocked(arg, channels) for arg in call.args]
     if None in operands:
         return None
+    operands = [graph.as_stored(arg) for arg in operands if arg is not None]
     return graph.emit_blocked(relax.Call(call.op, operands, call.attrs), channels, name)
 
 

@@ -8,8 +8,9 @@ import tvm_ffi
 from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
+from athanor.compiler.passes.rewrite import GraphRewriter, call_of, constant_array, op_name
 from athanor.schedules.compute import matmul
+from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.targets import TargetSpec
 
 
@@ -21,22 +22,26 @@ class PackMatmul:
         y = R.matmul(a, b)    =>    y = batch_matmul(a, b)            # both known at run time
 
     A transpose of the last two axes in front of `b` is taken into the product. Packed weights are
-    (N / panel, K, panel), zero-padded. float32 only; other types keep Relax's own legalization.
+    (N / panel, K, panel), zero-padded. With bf16, an even K is multiplied in pairs of bfloat16:
+
+        y = R.matmul(x, w)    =>    y = matmul_packed(R.astype(x, "bfloat16"), packed pairs of w)
+
+    float32 only; other types keep Relax's own legalization.
     After FoldConstants, before LegalizeOps.
     """
 
-    def __init__(self, target: TargetSpec) -> None:
-        self.target = target
+    def __init__(self, target: TargetSpec, bf16: bool = False) -> None:
+        self.target, self.bf16 = target, bf16
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """Rewrite main."""
-        return _Rewriter(mod, self.target).run()
+        return _Rewriter(mod, self.target, self.bf16).run()
 
 
 class _Rewriter(GraphRewriter):
-    def __init__(self, mod: IRModule, target: TargetSpec) -> None:
+    def __init__(self, mod: IRModule, target: TargetSpec, bf16: bool) -> None:
         super().__init__(mod)
-        self.target = target
+        self.target, self.bf16 = target, bf16
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         if op_name(call) != "relax.matmul" or str(old.ty.dtype) != "float32":
@@ -51,12 +56,14 @@ class _Rewriter(GraphRewriter):
             if matmul.worth_dots(depth, columns, self.target):
                 rows = relax.const(np.ascontiguousarray(weights.T), "float32")
                 return self.emit(self.call(matmul.matmul_dots, a, rows, hint="matmul"), name)
-            packed = matmul.pack_matmul_weight(weights, False, self.target)
+            packed = relax.const(matmul.pack_matmul_weight(weights, False, self.target))
+            if self.bf16 and depth % 2 == 0:
+                a, packed = self.narrow(a), relax.const(pack_pairs(constant_array(packed), 1))
 
             def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
                 return matmul.matmul_packed(x, w, columns)
 
-            made = self.call(dense, a, relax.const(packed, "float32"), hint="matmul")
+            made = self.call(dense, a, packed, hint="matmul")
             return self.emit(made, name)
         return self.run_time_product(a, b, ranks, name)
 

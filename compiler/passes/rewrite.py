@@ -26,6 +26,8 @@ class GraphRewriter:
         self.replaced: dict[Expr, Expr] = {}
         self.definition: dict[Expr, Expr] = {}
         self.uses = _count_uses(self.main)
+        self.narrowed: dict[Expr, Expr] = {}
+        """The bfloat16 value of each float32 one that something wants so."""
         self.readers: dict[Expr, int] = {}
         """How often main reads each new value under any of its old names."""
         self.origins: dict[str, list[str]] = dict((self.main.attrs or {}).get(ORIGINS, {}))
@@ -104,6 +106,17 @@ class GraphRewriter:
         Options belong in its closure, where they stay plain Python numbers.
         """
         return self.builder.call_te(compute, *args, primfunc_name_hint=hint)
+
+    def narrow(self, value: Expr) -> Expr:
+        """The value rounded to bfloat16, once; before a reshape, so that its producer can do it."""
+        if value not in self.narrowed:
+            made = call_of(self.definition.get(value), "relax.reshape")
+            if made is not None:
+                source = self.narrow(made.args[0])
+                self.narrowed[value] = self.emit(relax.op.reshape(source, made.args[1]))
+            else:
+                self.narrowed[value] = self.emit(relax.op.astype(value, "bfloat16"))
+        return self.narrowed[value]
 
     def substitute(self, expr: Expr) -> Expr:
         """The expression over new values."""

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import te, tirx
 
 from athanor.schedules.blocks import KIND, NOMINAL, constant
+from athanor.schedules.compute import bf16
 
 PAD_KIND = "conv2d_pad"
 """KIND of the block that surrounds a convolution's input with zeros."""
@@ -166,15 +167,17 @@ def conv2d_blocked(
 ) -> te.Tensor:
     """2-D convolution with any groups: data (N, IC / ib, H, W, ib), weight packed by the plan.
 
-    Result: (N, ceil(OC / 16), OH, OW, 16), dtype of data, in a block of KIND "conv2d". padding:
-    zeros at top, left, bottom, right. Channels past OC are zero. Channels past IC must be finite:
-    they meet zeros in the weight; so do, where groups do not fill blocks, neighbouring groups.
-    phases is for `conv2d_transpose_blocked`: the output's blocks are that many images, to be
-    interleaved.
+    Result: (N, ceil(OC / 16), OH, OW, 16), dtype of data, in a block of KIND "conv2d". Of bfloat16
+    data two channels at a time meet words of `bf16.pack_pairs`, and the result is float32.
+    padding: zeros at top, left, bottom, right. Channels past OC are zero. Channels past IC must be
+    finite: they meet zeros in the weight; so do, where groups do not fill blocks, neighbouring
+    groups. phases is for `conv2d_transpose_blocked`: the output's blocks are that many images, to
+    be interleaved.
     """
     batch, _, _, _, in_block = data.shape
     blocks, steps, kernel_h, kernel_w, depth, out_block = weight.shape
-    padded = pad_spatial(data, padding, 0.0)
+    pairs = data.dtype == "bfloat16"
+    padded = pad_spatial(bf16.bits(data) if pairs else data, padding, 0.0)
     if (int(kernel_h), int(kernel_w)) == (1, 1) and max(strides) > 1:
         if int(blocks) >= GATHER_BLOCKS:
             padded, strides = _gather(padded, strides), (1, 1)
@@ -183,16 +186,22 @@ def conv2d_blocked(
     kh = te.reduce_axis((0, kernel_h), name="kh")
     kw = te.reduce_axis((0, kernel_w), name="kw")
     ri = te.reduce_axis((0, depth), name="ri")
-    parts = int(in_block) // int(depth)  # reduction blocks in one block of the input
+    length = 2 * int(depth) if pairs else int(depth)
+    parts = int(in_block) // length  # reduction blocks in one block of the input
 
     def element(
         n: tirx.Expr, oc: tirx.Expr, oh: tirx.Expr, ow: tirx.Expr, oi: tirx.Expr
     ) -> tirx.Expr:
         step = plan.start(oc) + rc
-        block, lane = (step, ri) if parts == 1 else (step // parts, step % parts * depth + ri)
+        block, first = (step, 0) if parts == 1 else (step // parts, step % parts * length)
         row, column = oh * strides[0] + kh * dilation[0], ow * strides[1] + kw * dilation[1]
-        value = padded[n, block, row, column, lane]
-        return te.sum(value * weight[oc, rc, kh, kw, ri, oi], axis=[rc, kh, kw, ri])
+        pixel, right = (n, block, row, column), weight[oc, rc, kh, kw, ri, oi]
+        if pairs:
+            low, high = (padded(*pixel, first + (2 * ri + half)) for half in (0, 1))
+            product = bf16.dot(bf16.pair(low, high), right)
+        else:
+            product = padded(*pixel, first + ri) * right
+        return te.sum(product, axis=[rc, kh, kw, ri])
 
     shape = (batch, blocks, out_h, out_w, out_block)
     attrs = {KIND: "conv2d", PHASES: list(phases), NOMINAL: plan.nominal}

@@ -9,6 +9,7 @@ import numpy as np
 from tvm import te, tirx
 
 from athanor.schedules.blocks import KIND, constant
+from athanor.schedules.compute import bf16
 from athanor.targets.target import TargetSpec
 
 DOT_CYCLES = 60
@@ -83,10 +84,11 @@ def pack_matmul_weight(weight: np.ndarray, transposed: bool, target: TargetSpec)
 def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
     """`a @ b` for a (..., M, K) or (K,) and b (K, n) packed by `pack_matmul_weight`.
 
-    Result: (..., M, n) or (n,), dtype of `a`, accumulated in it. The product itself is a block of
-    KIND "matmul" over (batch..., row, column), rows and columns rounded up to whole register
-    tiles: rows past the end repeat the last one, columns past the end meet the zeros of the
-    packing, so the inner loops have no conditions. A second block stores what is wanted.
+    Result: (..., M, n) or (n,), dtype of `a`, accumulated in it. A bfloat16 `a` has an even K and
+    meets words of `bf16.pack_pairs`; its result is float32, accumulated in it. The product itself
+    is a block of KIND "matmul" over (batch..., row, column), rows and columns rounded up to whole
+    register tiles: rows past the end repeat the last one, columns past the end meet the zeros of
+    the packing, so the inner loops have no conditions. A second block stores what is wanted.
 
     Leading axes are rows too where their product is known or is one symbol; else they are a
     batch, for the scheduler cannot prove much about tiles of a product of symbols.
@@ -95,6 +97,8 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
     panels, depth, panel = (constant(dim) for dim in b_packed.shape)
     assert panels is not None and depth is not None and panel is not None
     batch, folded = _batch_and_rows(lead)
+    pairs = a.dtype == "bfloat16"
+    left = bf16.bits(a) if pairs else a
     total: tirx.Expr | int = (
         math.prod(int(dim) for dim in folded) if _is_static(folded) else _symbol(folded)
     )
@@ -106,8 +110,11 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
     def element(*indices: tirx.Expr) -> tirx.Expr:
         *outer, i, j = indices
         row = unflatten(i if exact else tirx.min(i, total - 1), folded)
-        left = a(*outer, *row, k)
-        return te.sum(left * b_packed[j // panel, k, j % panel], axis=k)
+        right = b_packed[j // panel, k, j % panel]
+        if pairs:
+            pair = bf16.pair(left(*outer, *row, 2 * k), left(*outer, *row, 2 * k + 1))
+            return te.sum(bf16.dot(pair, right), axis=k)
+        return te.sum(left(*outer, *row, k) * right, axis=k)
 
     product = te.compute(
         (*batch, padded, panels * panel),

@@ -7,6 +7,7 @@ import math
 from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks
+from athanor.schedules.compute.bf16 import BITS
 from athanor.schedules.compute.matmul import ROWS, flatten
 from athanor.schedules.decisions import decide
 from athanor.schedules.rules.cpu_elementwise import schedule_spatial
@@ -46,6 +47,9 @@ class CPUMatmul:
             return None
         product = found[0]
         filled = blocks.find_kind(sch, "matmul_panel")
+        for block in sch.get_producers(product):
+            if sch.get(block).name_hint == BITS:
+                sch.compute_inline(block)
         final = blocks.inline_epilogue(sch, product)
         if final is None:
             return None

@@ -14,6 +14,7 @@ import pytest
 
 import athanor
 from athanor.compiler.cli import cli, run_command
+from athanor.targets.detect import cpu_features
 
 
 @pytest.fixture
@@ -242,6 +243,22 @@ def test_verify_fails_past_the_tolerance(athanor_command, digits_model):
     assert "FAILED" in out
 
 
+@pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="needs AVX512_BF16")
+def test_verify_prints_what_bf16_loses(athanor_command, digits_model):
+    options = ["--dim", "batch=5", "--precision", "bf16"]
+    code, out, _ = athanor_command("verify", digits_model, *options)
+    assert code == 0 and "passed: 1 outputs in bf16, tolerance 0.05" in out
+    code, out, _ = athanor_command("verify", digits_model, *options, "--tolerance", "1e-6")
+    assert code == 1 and "FAILED" in out
+
+
+def test_bf16_needs_a_target_that_has_it(athanor_command, digits_model):
+    options = ["--precision", "bf16", "--target", "x86-64-v3"]
+    code, _, err = athanor_command("compile", digits_model, *options)
+    assert code == 1
+    assert "target 'x86-64-v3' (x86-64-v3) has no dot products of bfloat16" in one_line(err)
+
+
 @pytest.mark.parametrize("verb", ["verify", "bench"])
 def test_onnxruntime_is_optional(athanor_command, digits_model, monkeypatch, verb):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -264,7 +281,8 @@ def test_bench(athanor_command, digits_model, monkeypatch):
 def test_bench_against_the_unknown(athanor_command, digits_model):
     code, _, err = athanor_command("bench", digits_model, "--against", "abacus")
     assert code == 1
-    assert one_line(err) == "error: --against abacus: unknown; known are onnxruntime, openvino"
+    known = "onnxruntime, openvino, openvino-bf16"
+    assert one_line(err) == f"error: --against abacus: unknown; known are {known}"
 
 
 def test_runtime(athanor_command, tmp_path):
