@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,6 +53,20 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
     help="Winograd's method for convolutions where it is faster; default: yes.",
 )
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page.")
+@click.option("--tracker", metavar="HOST:PORT", help="Measure on devices of TVM's RPC tracker.")
+@click.option("--key", help="The devices' key at the tracker.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="OUT.tar",
+    help="Write candidates for a device without Python, instead of measuring.",
+)
+@click.option(
+    "--collect",
+    type=click.Path(path_type=Path),
+    metavar="RESULTS.jsonl",
+    help="Record what a bundle measured on its device.",
+)
 def tune(
     model: Path,
     database: Path,
@@ -64,6 +79,10 @@ def tune(
     seed: int,
     winograd: bool,
     html: Path | None,
+    tracker: str | None,
+    key: str | None,
+    bundle: Path | None,
+    collect: Path | None,
 ) -> None:
     """Measure other schedules of a model's kernels, and keep the fastest in a database.
 
@@ -75,20 +94,24 @@ def tune(
       athanor compile resnet50.onnx --database tuned/
     """
     from athanor.compiler.commands.tune import tune_model
+    from athanor.compiler.commands.tune_elsewhere import devices, visit_device
 
-    tune_model(
-        model,
-        html=html,
-        target=target,
-        database=database,
-        trials=trials,
-        minutes=minutes,
-        shapes=parse.shapes(shapes),
-        dims=parse.dims(dims),
-        threads=threads,
-        seed=seed,
-        winograd=winograd,
-    )
+    options: dict[str, Any] = {
+        "target": target,
+        "database": database,
+        "trials": trials,
+        "shapes": parse.shapes(shapes),
+        "dims": parse.dims(dims),
+        "threads": threads,
+        "seed": seed,
+        "winograd": winograd,
+    }
+    if bundle is not None or collect is not None:
+        others = {"--minutes": minutes, "--html": html, "--tracker": tracker, "--key": key}
+        visit_device(model, others, bundle=bundle, collect=collect, **options)
+        return
+    with devices(target, tracker, key, threads) as measurer:
+        tune_model(model, html=html, minutes=minutes, measurer=measurer, **options)
 
 
 @click.group()

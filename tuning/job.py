@@ -24,7 +24,7 @@ from athanor.tuning.database import Database
 from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.measure import Measurer
 from athanor.tuning.task_state import ROUND, TaskState
-from athanor.tuning.tasks import kernel_tasks
+from athanor.tuning.tasks import KernelTask, kernel_tasks
 
 GAIN_WORTH_A_JOB = 0.01
 """Part of the model's time; a job that expects to gain less ends."""
@@ -126,6 +126,30 @@ def tune(
     if measurer is None:
         _check_runs_here(spec)
     records = Database(database, create=True)
+    tasks = model_tasks(model, spec, shapes, dims, operators, winograd)
+    own = LocalMeasurer(spec, threads) if measurer is None else None
+    builder = Builder(spec, spec.cores)
+    try:
+        used = measurer or own
+        assert used is not None
+        job = _Job(records, used, trials, minutes, on_progress)
+        context = make_context(spec, used.threads, used.cpu)
+        return job.run([TaskState(t, builder, records, context, seed) for t in tasks.values()])
+    finally:
+        builder.close()
+        if own is not None:
+            own.close()
+
+
+def model_tasks(
+    model: str | Path | bytes | onnx.ModelProto,
+    target: TargetSpec,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    operators: Mapping[tuple[str, str, int], Any] | None = None,
+    winograd: bool = True,
+) -> dict[str, KernelTask]:
+    """The kernels of a model that can be tuned, by their key; arguments as in `tune`."""
     source = read_model(model)
     with blaming(source):
         imported = import_model(source, shapes, operators)
@@ -135,20 +159,8 @@ def tune(
                 f"dims: the model has no symbolic dimension {unknown[0]!r}; it has "
                 f"{list(imported.symbols)}"
             )
-        program, plan = plan_program(imported, spec, winograd)
-    tasks = kernel_tasks(program, plan, spec, dims or {})
-    own = LocalMeasurer(spec, threads) if measurer is None else None
-    builder = Builder(spec, spec.cores)
-    try:
-        used = measurer or own
-        assert used is not None
-        job = _Job(records, used, trials, minutes, on_progress)
-        context = make_context(spec, used.threads)
-        return job.run([TaskState(t, builder, records, context, seed) for t in tasks.values()])
-    finally:
-        builder.close()
-        if own is not None:
-            own.close()
+        program, plan = plan_program(imported, target, winograd)
+    return kernel_tasks(program, plan, target, dims or {})
 
 
 def _check_runs_here(target: TargetSpec) -> None:

@@ -23,6 +23,8 @@ from athanor.tuning.results import read_head, read_measurements
 class LocalMeasurer:
     """A Measurer. The candidates of one call become one program, which forks for each."""
 
+    cpu: str | None = None
+
     def __init__(self, target: TargetSpec, threads: int | None = None) -> None:
         self.target = target
         self.threads = threads or len(os.sched_getaffinity(0))

@@ -100,6 +100,8 @@ class Measurer(Protocol):
 
     threads: int
     """Threads that each candidate runs with."""
+    cpu: str | None
+    """What the processor that measures calls itself; None: it is this machine's."""
 
     def measure(
         self,

@@ -73,7 +73,7 @@ class TrackerMeasurer:
             self.close()
             raise
         self.threads = threads or head.cores
-        self.cpu = head.cpu
+        self.cpu: str | None = head.cpu
 
     def _probe(self, options: Options) -> Head:
         """What a device says of itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from athanor.schedules.decisions import DecisionPoint
@@ -13,7 +13,7 @@ from athanor.tuning.build import Builder, Built, make_candidate, rule_of
 from athanor.tuning.context import Context, misfit
 from athanor.tuning.database import BEST, TRIAL, Database, DatabaseWarning
 from athanor.tuning.estimate import Progress
-from athanor.tuning.measure import DEVICE_LOST, Failure, Measurement, Measurer
+from athanor.tuning.measure import DEVICE_LOST, Candidate, Failure, Measurement, Measurer
 from athanor.tuning.search import Search, Trial
 from athanor.tuning.tasks import KernelTask
 
@@ -160,6 +160,20 @@ class TaskState:
         self.compare(measurer)
         self.progress.finish_round(self.progress.best_secs)
 
+    def take(self, results: Mapping[tuple[int, ...], Measurement]) -> int:
+        """Record candidates that were measured elsewhere, in turn; returns how many are new."""
+        fresh = [values for values in results if values not in self.search.trials]
+        fitting = []
+        for values in fresh:
+            points = self._repaired(values)
+            if points is not None and tuple(point.value for point in points) == values:
+                self.search.points[values] = points
+                fitting.append(values)
+        for built in self._build(fitting):
+            self._record(built, results[built.values])
+        self.compare(_Taken(results))
+        return len(fitting)
+
     def _repaired(self, values: tuple[int, ...]) -> tuple[DecisionPoint, ...] | None:
         points = self.builder.points(self.task.func, self.rule, values)
         return None if points.error else points.points
@@ -218,6 +232,23 @@ class TaskState:
             record["error"] = [result.error.kind, result.error.sentence]
         self.database.append(TRIAL, **record)
         self._add(record)
+
+
+class _Taken:
+    """A Measurer that has measured already."""
+
+    threads = 1
+    cpu: str | None = None
+
+    def __init__(self, results: Mapping[tuple[int, ...], Measurement]) -> None:
+        self.results = results
+
+    def measure(self, candidates: Sequence[Candidate], **_options: Any) -> Iterator[Measurement]:
+        lost = Measurement((), Failure(DEVICE_LOST, "it was measured at another time"))
+        return (self.results.get(candidate.decisions, lost) for candidate in candidates)
+
+    def close(self) -> None:
+        pass
 
 
 def _ratio(result: Measurement, heuristic: Measurement) -> float:

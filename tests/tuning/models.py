@@ -24,6 +24,7 @@ class MadeUpTimes:
     """A Measurer that runs nothing: equal candidates have equal times."""
 
     threads = 2
+    cpu = None
 
     def __init__(self):
         self.measured = []

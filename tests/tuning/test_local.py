@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from c_kernels import GOOD, make_candidate
 
 from athanor.targets import find_target
 from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.measure import BUILD, CRASH, TIMEOUT, WRONG_RESULT, Reference
+
+from .c_kernels import GOOD, make_candidate
 
 
 @pytest.fixture(scope="module")

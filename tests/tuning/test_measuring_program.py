@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from c_kernels import ARGUMENTS, GOOD, compile_kernel, make_candidate
 
 from athanor.errors import CompileError
 from athanor.targets import find_target
@@ -25,6 +24,8 @@ from athanor.tuning.measure import (
 )
 from athanor.tuning.objects import renamed
 from athanor.tuning.program import link_program, measure_libraries
+
+from .c_kernels import ARGUMENTS, GOOD, compile_kernel, make_candidate
 
 TARGET = find_target("native")
 

@@ -10,13 +10,14 @@ import sys
 import time
 
 import pytest
-from c_kernels import GOOD, make_candidate
 
 from athanor.errors import CompileError
 from athanor.targets import find_target
 from athanor.tuning.measure import CRASH, DEVICE_LOST
 from athanor.tuning.rpc import TrackerMeasurer
 from athanor.tuning.tracker import Tracker
+
+from .c_kernels import GOOD, make_candidate
 
 pytest.importorskip("tornado", reason="TVM's tracker needs it: pip install 'athanor[tracker]'")
 TARGET = find_target("native")
