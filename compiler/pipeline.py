@@ -10,6 +10,7 @@ from athanor.compiler.legalize import LEGALIZE
 from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
+from athanor.compiler.passes.fuse_attention import FuseAttention
 from athanor.compiler.passes.fuse_named import FuseNamed
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
@@ -36,6 +37,7 @@ def graph_passes(
         relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
         BlockLayouts(target, winograd, bf16),
+        FuseAttention(target),
         PackMatmul(target, bf16),
         SimplifyViews(),
         FoldConstants(),
