@@ -11,7 +11,6 @@ from tvm.ir import Call, Expr
 
 from athanor.compiler.passes.rewrite import op_name, static_shape
 from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d, winograd
-from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.schedules.winograd_tasks import winograd_tile
 
 if TYPE_CHECKING:
@@ -89,9 +88,10 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         padding=_padding(attrs.padding),
         dilation=_pair(attrs.dilation),
     )
-    if graph.bf16 and plan.kind == "dense" and plan.in_block > 1:
-        made = _in_pairs(graph, source, weights, int(attrs.groups), options)
-        return graph.emit_blocked(made, out_channels, name)
+    if graph.bf16 and plan.kind == "dense":
+        made = _in_pairs(graph, source, weights, plan, options)
+        if made is not None:
+            return graph.emit_blocked(made, out_channels, name)
     made = _winograd(graph, source, weights, int(attrs.groups), options)
     if made is not None:
         return graph.emit_blocked(made, out_channels, name)
@@ -109,20 +109,30 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
 
 
 def _in_pairs(
-    graph: LayoutRewriter, source: Expr, weights: np.ndarray, groups: int, options: dict[str, Any]
-) -> Expr:
-    """A dense convolution that multiplies pairs of bfloat16 channels."""
-    out_channels, group_channels, *kernel = weights.shape
-    plan = conv2d.plan_conv2d(
-        group_channels * groups, out_channels, (kernel[0], kernel[1]), groups, graph.block, EVEN
-    )
-    assert plan is not None, "a whole block is one of EVEN"
-    packed = relax.const(pack_pairs(conv2d.pack_conv2d_weight(weights, plan), axis=4))
+    graph: LayoutRewriter,
+    source: Expr,
+    weights: np.ndarray,
+    plan: conv2d.Conv2dPlan,
+    options: dict[str, Any],
+) -> Expr | None:
+    """A dense convolution that multiplies pairs of bfloat16: channels, or taps of an image's row.
+
+    None where a pixel and a row have but one to offer.
+    """
+    kernel = weights.shape[2], weights.shape[3]
+    if plan.in_block > 1:
+        sizes = plan.in_channels, plan.out_channels
+        even = conv2d.plan_conv2d(*sizes, kernel, plan.groups, graph.block, EVEN)
+        assert even is not None, "a whole block is one of EVEN"
+        plan = even
+    elif kernel[1] < 2 or options["dilation"][1] > 1:
+        return None
+    words = conv2d.pair_conv2d_weight(conv2d.pack_conv2d_weight(weights, plan), plan)
 
     def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
-        return conv2d.conv2d_blocked(x, w, plan=plan, **options)
+        return conv2d.conv2d_blocked(x, w, plan=plan, columns=kernel[1], **options)
 
-    return graph.call(compute, graph.narrow(source), packed, hint="conv2d")
+    return graph.call(compute, graph.narrow(source), relax.const(words), hint="conv2d")
 
 
 def _winograd(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -155,6 +156,24 @@ def pack_conv2d_weight(weight: np.ndarray, plan: Conv2dPlan) -> np.ndarray:
     return np.ascontiguousarray(split.transpose(0, 2, 4, 5, 3, 1))
 
 
+def pair_conv2d_weight(packed: np.ndarray, plan: Conv2dPlan) -> np.ndarray:
+    """A dense packed weight -> words of two bfloat16, for `conv2d_blocked` of bfloat16 data.
+
+    Two channels of a block are a pair; (.., reduction_block / 2, out_block). Where blocks have one
+    channel, two taps of a row are: (.., KH, ceil(KW / 2), 1, out_block). An odd row's last pair
+    takes the tap before it along, and each of that tap's two pairs half of its weight: exact, and
+    unlike a weight of zero it leaves an infinity one.
+    """
+    if plan.in_block > 1:
+        return bf16.pack_pairs(packed, axis=4)
+    taps = packed.shape[3]
+    if taps % 2:
+        packed = np.insert(packed, taps - 2, packed[:, :, :, taps - 2], axis=3)
+        packed[:, :, :, taps - 2 : taps] /= 2
+        # In order of the pairs: .., (taps - 3, taps - 2), (taps - 2, taps - 1).
+    return bf16.pack_pairs(packed, axis=3)
+
+
 def conv2d_blocked(
     data: te.Tensor,
     weight: te.Tensor,
@@ -164,29 +183,30 @@ def conv2d_blocked(
     padding: Padding = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
     phases: Pair = (1, 1),
+    columns: int | None = None,
 ) -> te.Tensor:
     """2-D convolution with any groups: data (N, IC / ib, H, W, ib), weight packed by the plan.
 
-    Result: (N, ceil(OC / 16), OH, OW, 16), dtype of data, in a block of KIND "conv2d". Of bfloat16
-    data two channels at a time meet words of `bf16.pack_pairs`, and the result is float32.
-    padding: zeros at top, left, bottom, right. Channels past OC are zero. Channels past IC must be
-    finite: they meet zeros in the weight; so do, where groups do not fill blocks, neighbouring
-    groups. phases is for `conv2d_transpose_blocked`: the output's blocks are that many images, to
-    be interleaved.
+    Result: (N, ceil(OC / 16), OH, OW, 16), dtype of data, in a block of KIND "conv2d". padding:
+    zeros at top, left, bottom, right. Channels past OC are zero. Channels past IC must be finite:
+    they meet zeros in the weight; so do, where groups do not fill blocks, neighbouring groups.
+    phases is for `conv2d_transpose_blocked`: the output's blocks are that many images, to be
+    interleaved. bfloat16 data meets the words of `pair_conv2d_weight`, and the result is float32;
+    where ib is 1, the kernel has `columns` columns, two or more and next to each other.
     """
     batch, _, _, _, in_block = data.shape
-    blocks, steps, kernel_h, kernel_w, depth, out_block = weight.shape
-    pairs = data.dtype == "bfloat16"
+    blocks, steps, kernel_h, taps, depth, out_block = (int(size) for size in weight.shape)
+    pairs, kernel_w = data.dtype == "bfloat16", columns or taps
     padded = pad_spatial(bf16.bits(data) if pairs else data, padding, 0.0)
-    if (int(kernel_h), int(kernel_w)) == (1, 1) and max(strides) > 1:
-        if int(blocks) >= GATHER_BLOCKS:
-            padded, strides = _gather(padded, strides), (1, 1)
+    if (kernel_h, kernel_w) == (1, 1) and max(strides) > 1 and blocks >= GATHER_BLOCKS:
+        padded, strides = _gather(padded, strides), (1, 1)
     out_h, out_w = _out_size(padded, (kernel_h, kernel_w), strides, dilation)
     rc = te.reduce_axis((0, steps), name="rc")
     kh = te.reduce_axis((0, kernel_h), name="kh")
-    kw = te.reduce_axis((0, kernel_w), name="kw")
+    kw = te.reduce_axis((0, taps), name="kw")
     ri = te.reduce_axis((0, depth), name="ri")
-    length = 2 * int(depth) if pairs else int(depth)
+    in_row = pairs and int(in_block) == 1
+    length = 2 * depth if pairs and not in_row else depth
     parts = int(in_block) // length  # reduction blocks in one block of the input
 
     def element(
@@ -194,17 +214,23 @@ def conv2d_blocked(
     ) -> tirx.Expr:
         step = plan.start(oc) + rc
         block, first = (step, 0) if parts == 1 else (step // parts, step % parts * length)
-        row, column = oh * strides[0] + kh * dilation[0], ow * strides[1] + kw * dilation[1]
-        pixel, right = (n, block, row, column), weight[oc, rc, kh, kw, ri, oi]
+        row, column = oh * strides[0] + kh * dilation[0], ow * strides[1]
+        right = weight[oc, rc, kh, kw, ri, oi]
+        if in_row:
+            tap = column + (tirx.min(2 * kw, kernel_w - 2) if kernel_w % 2 else 2 * kw)
+            left = bf16.pair(*(padded(n, block, row, tap + half, first) for half in (0, 1)))
+            return te.sum(bf16.dot(left, right), axis=[rc, kh, kw, ri])
+        pixel = (n, block, row, column + kw * dilation[1])
         if pairs:
-            low, high = (padded(*pixel, first + (2 * ri + half)) for half in (0, 1))
-            product = bf16.dot(bf16.pair(low, high), right)
-        else:
-            product = padded(*pixel, first + ri) * right
-        return te.sum(product, axis=[rc, kh, kw, ri])
+            left = bf16.pair(*(padded(*pixel, first + (2 * ri + half)) for half in (0, 1)))
+            return te.sum(bf16.dot(left, right), axis=[rc, kh, kw, ri])
+        return te.sum(padded(*pixel, first + ri) * right, axis=[rc, kh, kw, ri])
 
     shape = (batch, blocks, out_h, out_w, out_block)
-    attrs = {KIND: "conv2d", PHASES: list(phases), NOMINAL: plan.nominal}
+    asked, done = plan.nominal
+    if in_row:
+        asked, done = asked * kernel_w, done * 2 * taps
+    attrs = {KIND: "conv2d", PHASES: list(phases), NOMINAL: [asked, done]}
     if plan.groups > 1:
         attrs[PLAN] = json.dumps(asdict(plan))
     return te.compute(shape, element, name="conv2d", attrs=attrs)
@@ -285,7 +311,7 @@ def _gather(data: te.Tensor, strides: Pair) -> te.Tensor:
 
 
 def _out_size(
-    padded: te.Tensor, kernel: tuple[tirx.Expr, tirx.Expr], strides: Pair, dilation: Pair
+    padded: te.Tensor, kernel: Sequence[tirx.Expr | int], strides: Pair, dilation: Pair
 ) -> list[tirx.Expr]:
     sizes = []
     for size, taps, stride, step in zip(padded.shape[2:4], kernel, strides, dilation, strict=True):
