@@ -15,7 +15,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
 
 @click.command()
-@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
+@click.argument(
+    "models", metavar="MODEL.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "--database",
     type=click.Path(path_type=Path),
@@ -67,8 +69,13 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
     metavar="RESULTS.jsonl",
     help="Record what a bundle measured on its device.",
 )
+@click.option(
+    "--fleet",
+    metavar="tcp://HOST:PORT",
+    help="Measure on the workers of a Dask scheduler; takes several models.",
+)
 def tune(
-    model: Path,
+    models: Sequence[Path],
     database: Path,
     target: str,
     trials: int | None,
@@ -83,6 +90,7 @@ def tune(
     key: str | None,
     bundle: Path | None,
     collect: Path | None,
+    fleet: str | None,
 ) -> None:
     """Measure other schedules of a model's kernels, and keep the fastest in a database.
 
@@ -94,7 +102,7 @@ def tune(
       athanor compile resnet50.onnx --database tuned/
     """
     from athanor.compiler.commands.tune import tune_model
-    from athanor.compiler.commands.tune_elsewhere import devices, visit_device
+    from athanor.compiler.commands.tune_elsewhere import check_places, devices, visit_device
 
     options: dict[str, Any] = {
         "target": target,
@@ -106,12 +114,23 @@ def tune(
         "seed": seed,
         "winograd": winograd,
     }
+    check_places(
+        {
+            "--bundle or --collect": bundle or collect,
+            "--tracker": tracker or key,
+            "--fleet": fleet,
+        },
+        len(models),
+    )
     if bundle is not None or collect is not None:
-        others = {"--minutes": minutes, "--html": html, "--tracker": tracker, "--key": key}
-        visit_device(model, others, bundle=bundle, collect=collect, **options)
+        others = {"--minutes": minutes, "--html": html}
+        visit_device(models[0], others, bundle=bundle, collect=collect, **options)
+        return
+    if fleet is not None:
+        tune_model(models, html=html, fleet=fleet, minutes=minutes, **options)
         return
     with devices(target, tracker, key, threads) as measurer:
-        tune_model(model, html=html, minutes=minutes, measurer=measurer, **options)
+        tune_model(models, html=html, fleet=None, minutes=minutes, measurer=measurer, **options)
 
 
 @click.group()

@@ -118,10 +118,7 @@ def tune(
     An interrupt (Ctrl-C) ends the job with its report. Raises CompileError where the model can't
     be compiled, an option is wrong, or the database can't be read or written.
     """
-    if trials is not None and trials < 1:
-        raise CompileError(f"trials is {trials}: give at least 1, or leave it out")
-    if minutes is not None and not minutes > 0:
-        raise CompileError(f"minutes is {minutes}: give more than 0, or leave it out")
+    check_budget(trials, minutes)
     spec = find_target(target)
     if measurer is None:
         _check_runs_here(spec)
@@ -132,13 +129,21 @@ def tune(
     try:
         used = measurer or own
         assert used is not None
-        job = _Job(records, used, trials, minutes, on_progress)
+        job = Job(records, used, trials, minutes, on_progress)
         context = make_context(spec, used.threads, used.cpu)
         return job.run([TaskState(t, builder, records, context, seed) for t in tasks.values()])
     finally:
         builder.close()
         if own is not None:
             own.close()
+
+
+def check_budget(trials: int | None, minutes: float | None) -> None:
+    """Raises CompileError for a budget of nothing."""
+    if trials is not None and trials < 1:
+        raise CompileError(f"trials is {trials}: give at least 1, or leave it out")
+    if minutes is not None and not minutes > 0:
+        raise CompileError(f"minutes is {minutes}: give more than 0, or leave it out")
 
 
 def model_tasks(
@@ -172,7 +177,9 @@ def _check_runs_here(target: TargetSpec) -> None:
         )
 
 
-class _Job:
+class Job:
+    """Kernels that are tuned one after the other, where most is to be expected."""
+
     def __init__(
         self,
         database: Database,
@@ -213,7 +220,7 @@ class _Job:
                 return "every candidate has been measured"
             if self._unlimited and self._expected_gain() < GAIN_WORTH_A_JOB:
                 return f"less than {GAIN_WORTH_A_JOB:.0%} more is to be expected"
-            state = max(open_states, key=_next_gain)
+            state = max(open_states, key=next_gain)
             self._tell(f"candidates of {state.task.name}")
             state.round(self.measurer, int(min(ROUND, self.most_trials - self.trials)), self._count)
             if self._seconds(best=True) < total:
@@ -293,5 +300,6 @@ def _time(state: TaskState) -> float:
     return secs * state.task.calls if math.isfinite(secs) else 0.0
 
 
-def _next_gain(state: TaskState) -> float:
+def next_gain(state: TaskState) -> float:
+    """Seconds that one more round is expected to take off a run of the model."""
     return state.progress.next_gain * _time(state)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,26 @@ _SHOWN = 12
 """Kernels in the live view: those that take most of the time."""
 
 
-def tune_model(model: Path, *, html: Path | None, **options: Any) -> None:
-    """Tune, showing how far it is, and print what was gained. options: those of `athanor.tune`."""
-    from athanor.tuning.job import tune
+def tune_model(
+    models: Sequence[Path], *, html: Path | None, fleet: str | None, **options: Any
+) -> None:
+    """Tune, showing how far it is, and print what was gained. options: those of `athanor.tune`.
 
+    Several models need `fleet`, the address of a Dask scheduler.
+    """
+    model = models[0]
+    if fleet is not None:
+        from athanor.tuning.fleet import tune_fleet
+
+        run = partial(tune_fleet, models, scheduler=fleet)
+    else:
+        from athanor.tuning.job import tune
+
+        run = partial(tune, model)
     if html is not None:
         check_writable(html)
     with show_job() as on_progress:
-        report = tune(model, on_progress=on_progress, **options)
+        report = run(on_progress=on_progress, **options)
     _console(stderr=False).print(job_table(report, len(report.tasks)))
     click.echo(
         f"{report.stage}: {report.trials} candidates in {report.elapsed_secs:.0f} s; "

@@ -1,4 +1,4 @@
-"""athanor tune on other machines: a tracker's devices, and bundles."""
+"""athanor tune on other machines: a tracker's devices, bundles, fleets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,18 @@ from athanor.errors import CompileError
 
 if TYPE_CHECKING:
     from athanor.tuning.measure import Measurer
+
+
+def check_places(places: Mapping[str, object], models: int) -> None:
+    """Refuse two places to measure at, and several models without a fleet. Raises CompileError."""
+    given = [name for name, value in places.items() if value is not None]
+    if len(given) > 1:
+        raise CompileError(f"{given[0]} does not go with {given[1]}: each says where to measure")
+    if models > 1 and "--fleet" not in given:
+        raise CompileError(
+            f"{models} models: give one, and the next with the same --database afterwards, or "
+            "--fleet for several at once"
+        )
 
 
 @contextmanager

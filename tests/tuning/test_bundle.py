@@ -137,8 +137,10 @@ def test_the_command(tmp_path, capsys):
     assert visit(tmp_path, path, "--repeats", "3").returncode == 0
     assert run_command([*words, "--collect", str(tmp_path / "out/results.jsonl")]) == 0
     assert "recorded 3 candidates of" in capsys.readouterr().out
-    for wrong in (["--minutes", "1"], ["--tracker", "h:1", "--key", "k"]):
+    for wrong in (["--minutes", "1"], ["--tracker", "h:1", "--key", "k"], ["--fleet", "tcp://h:1"]):
         assert run_command([*words, "--bundle", str(path), *wrong]) != 0
-        assert "does not go with --bundle" in capsys.readouterr().err
+        assert " does not go with --" in capsys.readouterr().err
+    assert run_command([*words, str(tmp_path / "m.onnx")]) != 0
+    assert "2 models: give one" in capsys.readouterr().err
     assert run_command([*words, "--tracker", "localhost:1"]) != 0
     assert "--tracker and --key belong together" in capsys.readouterr().err
