@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from athanor.compiler.artifact import Artifact
+from athanor.compiler.device import describe_device, host_program, make_images, place_on_device
 from athanor.compiler.extract import extract_program
 from athanor.compiler.host import Signature, print_host
 from athanor.compiler.kernel_cache import kernel_cache
@@ -21,6 +22,7 @@ from athanor.compiler.metadata import describe
 from athanor.compiler.pipeline import run_graph_passes
 from athanor.compiler.program import Program
 from athanor.compiler.weights import weight_bytes
+from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.frontends.onnx.model_file import read_model
@@ -56,7 +58,8 @@ def compile(
 ) -> Artifact:
     """An ONNX model -> one self-contained shared library.
 
-    model: path, bytes or ModelProto. target: a name of `athanor.targets.TARGETS`, or `native`.
+    model: path, bytes or ModelProto. target: a name of `athanor.targets.TARGETS`, `native`, or
+    `cuda`, `cuda -arch=sm_80,sm_90a` for NVIDIA GPUs.
     shapes: sizes or names for the dimensions of inputs, {"ids": ["batch", 128]}.
     database: folder of tuning records, from `athanor tune`; one that does not fit is skipped with a
     DatabaseWarning. operators: converters for operators of your own,
@@ -106,8 +109,7 @@ def plan_program(
     ]
     mod = run_graph_passes(imported.mod, target, winograd, bf16)
     program = extract_program(mod, subgraphs, imported.requirements)
-    plan = plan_memory(program)
-    return program, plan
+    return program, plan_memory(program)
 
 
 def build_artifact(
@@ -127,6 +129,16 @@ def build_artifact(
     report = on_progress or _silent
     report("optimize", 0, 1)
     program, plan = plan_program(imported, target, winograd, precision)
+    device = None
+    if target.gpu:
+        if profile:
+            raise CompileError("profile=True: kernels on a GPU can't be timed yet; leave it out")
+        if precision != "fp32":
+            raise CompileError(
+                f"precision={precision!r} is for processors; on a GPU use a model in that type"
+            )
+        device = place_on_device(program, target)
+        plan = plan_memory(program)
     values = (*imported.inputs, *imported.outputs)
     names = Signature(
         tuple(name for value in imported.inputs for name in value.part_names),
@@ -143,16 +155,26 @@ def build_artifact(
     folder = tempfile.TemporaryDirectory(prefix="athanor-")
     work = Path(folder.name)
     kept = kernel_cache(target, cache)
-    symbols = kernel_symbols(program.kernels, kept, tuned)
+    on_host = host_program(program)
+    symbols = kernel_symbols(on_host, kept, tuned)
+    images = []
+    if device is not None:
+        report("compile for the device", 0, 1)
+        make_images(device, target, cache)
+        images = device.write_images(work)
     with ThreadPoolExecutor() as pool:
-        source = print_host(program, plan, names, profile, symbols)
+        source = print_host(program, plan, names, profile, symbols, images)
         host = pool.submit(compile_host, source, work, target)
         kernels = compile_kernels(
-            program.kernels, symbols, target, work, pool, kept, keep_ir, report, tuned
+            on_host, symbols, target, work, pool, kept, keep_ir, report, tuned
         )
         report("link", 0, 1)
         code = link_shared([host.result(), *kernels.objects], work, target)
     metadata = describe(imported, program, plan, target, kernels, profile, precision)
+    if device is not None:
+        metadata["device"] = describe_device(device, target, program)
+        if keep_ir:
+            metadata.setdefault("ir", {})["cuda"] = device.source
     beside = weights_beside
     if beside is None:
         beside = bool(metadata["weights_bytes"] > WEIGHTS_BESIDE_BYTES)

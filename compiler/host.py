@@ -7,14 +7,15 @@ ours; what it exports is the one descriptor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import tvm
 from tvm.ir import Expr
 
 from athanor.compiler.cexpr import PRELUDE, c_string
-from athanor.compiler.host_run import LATE_PRELUDE, profiled_run_function, run_function
+from athanor.compiler.host_device import device_descriptor, launch_functions
+from athanor.compiler.host_run import late_prelude, profiled_run_function, run_function
 from athanor.compiler.memory import MemoryPlan
 from athanor.compiler.places import Places
 from athanor.compiler.program import HostCall, Program, all_steps, symbols_of
@@ -43,13 +44,15 @@ def print_host(
     signature: Signature,
     profile: bool = False,
     symbols: Mapping[str, str] | None = None,
+    images: Sequence[str] = (),
 ) -> str:
     """C source of the host program.
 
     profile: with a second run function that times its steps. symbols: those of the kernels, where
-    they are not their names.
+    they are not their names. images: the architectures of the device images, in the order of the
+    files `image0`, `image1`, ... that lie beside the source.
     """
-    return _Printer(program, plan, signature, profile, symbols or {}).text()
+    return _Printer(program, plan, signature, profile, symbols or {}, images).text()
 
 
 class _Printer:
@@ -60,9 +63,10 @@ class _Printer:
         signature: Signature,
         profile: bool,
         symbols: Mapping[str, str],
+        images: Sequence[str],
     ) -> None:
         self.program, self.plan, self.signature = program, plan, signature
-        self.profile, self.symbols = profile, symbols
+        self.profile, self.symbols, self.images = profile, symbols, images
         self.places = Places(program, plan)
 
     def text(self) -> str:
@@ -71,7 +75,8 @@ class _Printer:
             *self.string_functions(),
             PRELUDE,
             self.kernels(),
-            LATE_PRELUDE,
+            late_prelude(bool(self.program.device)),
+            *([launch_functions(self.program.device)] if self.program.device else []),
             self.tensors(),
             self.plan_function(),
             run_function(self.program, self.places),
@@ -90,6 +95,8 @@ class _Printer:
     def kernels(self) -> str:
         arity = {}
         for call in self.program.kernel_calls():
+            if call.on_device:
+                continue
             arity[call.kernel] = (len(call.inputs) + len(call.outputs), len(call.dims))
         declared, table, filled = [], [], []
         for name, (pointers, dims) in arity.items():
@@ -122,12 +129,24 @@ class _Printer:
                 "HIDDEN void *__TVMBackendFreeWorkspace = (void *)workspace_free;\n",
                 "static int init(const AthanorServices *given) {",
                 "  services = given;",
+                *self.device_check(),
                 "  __TVMBackendParallelLaunch = (void *)given->parallel_launch;",
                 *filled,
                 "  return 0;",
                 "}\n",
             ]
         )
+
+    def device_check(self) -> list[str]:
+        """Refusal of a loader that knows no devices."""
+        if not self.program.device:
+            return []
+        return [
+            "  if (given->size_bytes < sizeof *given) {",
+            '    given->set_error("the model is for a GPU, this libathanor is too old for it");',
+            "    return -1;",
+            "  }",
+        ]
 
     def tensors(self) -> str:
         lines = []
@@ -169,6 +188,7 @@ class _Printer:
             *self.check_lines(),
             *self.places.slot_lines(),
             "  *arena_bytes = end;",
+            *(["  arena_bytes[1] = host_end;"] if self.plan.host else []),
         ]
         for index, output in enumerate(self.program.outputs):
             for axis, dim in enumerate(output.shape):
@@ -213,6 +233,9 @@ class _Printer:
             f"  inputs, outputs, symbols, {self.places.weights_bytes}, init, plan, run,",
             f"{end}}};",
         ]
+        if self.program.device:
+            base = "\n".join(lines[3:-1])
+            return device_descriptor(self.program, self.places, base, self.images)
         return "\n".join(lines) + "\n"
 
 

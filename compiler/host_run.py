@@ -30,7 +30,7 @@ from athanor.compiler.program import (
 )
 from athanor.frontends.onnx.known import is_late_dim
 
-LATE_PRELUDE = """\
+_LATE_PRELUDE = """\
 /* Memory for a tensor whose shape the run has computed; NULL with an error text. */
 static inline void *late_alloc(AthanorRun *run, int64_t itemsize, int ndim, const int64_t *shape) {
   int64_t size = itemsize;
@@ -58,6 +58,18 @@ static inline int late_grow(AthanorRun *run, void **stack, int64_t count, int64_
   return 0;
 }
 """
+
+
+def late_prelude(on_device: bool) -> str:
+    """C text of the functions that give memory to late tensors; with those for a device's."""
+    if not on_device:
+        return _LATE_PRELUDE
+    copied = "memcpy(grown, *stack, (uint64_t)(count * element_bytes))"
+    moved = "services->device_copy(run, grown, *stack, (uint64_t)(count * element_bytes), 0)"
+    device = _LATE_PRELUDE.replace(f"if (count) {copied};", f"if (count && {moved}) return -1;")
+    for name in ("late_alloc", "late_grow"):
+        device = device.replace(name, f"device_{name}")
+    return _LATE_PRELUDE + device.replace("services->run_", "services->device_")
 
 
 PROFILE_PRELUDE = """\
@@ -102,14 +114,16 @@ class _RunPrinter:
         if self.timed:
             lines.append("  int64_t start_ns;")
         lines += [*places.symbol_lines("run->symbols"), *places.late_lines()]
-        if places.plan.slots:
+        if places.plan.slots or (places.plan.host and places.plan.host.slots):
             lines += [*places.slot_lines(), "  (void)end;"]
+            lines += ["  (void)host_end;"] if places.plan.host else []
         lines += self.steps(self.program.steps, self.program.outputs)
         for index, output in enumerate(self.program.outputs):
             if places.plan.outputs.get(output.root()[0]) != index:
                 if output.is_late:
                     lines += self.allocate_output(output, index)
-                lines.append(self.copy(output, f"run->outputs[{index}]"))
+                on_host = places.output_on_host(index)
+                lines.append(self.copy(output, f"run->outputs[{index}]", to_host=on_host))
         return "\n".join([*lines, "  return 0;", "}\n"])
 
     # Blocks
@@ -157,7 +171,7 @@ class _RunPrinter:
             case KernelCall():
                 return self.call(step)
             case Copy():
-                return [self.copy(step.target, self.places.address(step.target), step.source)]
+                return [self.copy_to(step.target, step.source)]
             case HostCall():
                 return self.host_call(step)
             case ReadDims():
@@ -181,9 +195,10 @@ class _RunPrinter:
             root, offset = result.root()
             if not target.is_late:
                 if root is not target.root()[0]:
-                    copies.append(self.copy(target, self.places.address(target), result))
+                    copies.append(self.copy_to(target, result))
             elif (
-                root in made
+                root.on_host == target.root()[0].on_host
+                and root in made
                 and root in self.places.pointers
                 and root.is_late
                 and not (offset or root in moved)
@@ -192,7 +207,7 @@ class _RunPrinter:
                 moves.append(f"  {self.places.pointers[target]} = {self.places.pointers[root]};")
             else:
                 copies += self.allocate(target, result.shape)
-                copies.append(self.copy(result, self.places.address(target)))
+                copies.append(self.copy_to(target, result))
         left = {t.root()[0] for t in block.results} & made - moved
         frees = [self.free(root) for root in made if root in left and root.is_late]
         return [*copies, *moves, *frees]
@@ -209,8 +224,9 @@ class _RunPrinter:
         dims = tensor.shape if shape is None else shape
         sizes = ", ".join(self.places.expression(dim) for dim in dims) or "1"
         name = self.places.pointers[tensor]
+        alloc = "device_late_alloc" if self.on_device(tensor) else "late_alloc"
         return [
-            f"  if (!({name} = late_alloc(run, {tensor.itemsize_bits // 8}, {len(dims)}, "
+            f"  if (!({name} = {alloc}(run, {tensor.itemsize_bits // 8}, {len(dims)}, "
             f"(const int64_t[]){{{sizes}}}))) return -1;"
         ]
 
@@ -224,22 +240,48 @@ class _RunPrinter:
 
     def free(self, root: Tensor) -> str:
         name = self.places.pointers[root]
-        return f"  services->run_free(run, {name}); {name} = 0;"
+        return f"  services->{self.free_function(root)}(run, {name}); {name} = 0;"
 
-    def copy(self, tensor: Tensor, target: str, source: Tensor | None = None) -> str:
-        """All bytes of a tensor, or of `source` of the same size, to an address."""
-        size = self.places.size_bytes(tensor)
-        return f"  memcpy({target}, {self.places.address(source or tensor)}, {size});"
+    def free_function(self, root: Tensor) -> str:
+        """The service that frees a late tensor."""
+        return "device_free" if self.on_device(root) else "run_free"
+
+    def on_device(self, tensor: Tensor) -> bool:
+        """Whether a device has the tensor; of a constant, the host has one too."""
+        root, _ = tensor.root()
+        return bool(self.program.device) and not root.on_host and root.constant is None
+
+    def copy_to(self, target: Tensor, source: Tensor) -> str:
+        """All bytes of one tensor to another of the same size."""
+        to_host = not self.on_device(target)
+        return self.copy(
+            source, self.places.address(target), self.places.size_bytes(target), to_host
+        )
+
+    def copy(
+        self, source: Tensor, target: str, size: str | None = None, to_host: bool = True
+    ) -> str:
+        """All bytes of a tensor, or `size`, to an address on the host or the device."""
+        size = size or self.places.size_bytes(source)
+        address = self.places.address(source)
+        if to_host and not self.on_device(source):
+            return f"  memcpy({target}, {address}, {size});"
+        call = f"services->device_copy(run, {target}, {address}, {size}, {int(to_host)})"
+        return f"  if ({call}) return -1;"
 
     # Steps
 
     def call(self, step: KernelCall) -> list[str]:
         made = ", ".join(f"{t.name}{_shape(t)}" for t in step.outputs).replace("*/", "* /")
-        arguments = [self.places.address(tensor) for tensor in [*step.inputs, *step.outputs]]
+        on_device = step.on_device
+        arguments = [self.places.address(tensor, on_device) for tensor in step.buffers]
         arguments += [self.places.expression(dim) for dim in step.dims]
+        function = f"kernels.{step.kernel}"
+        if on_device:
+            function, arguments = f"device_{step.kernel}", ["run", *arguments]
         return [
             f"  /* {made} */",
-            f"  if ((result = kernels.{step.kernel}({', '.join(arguments)}))) return result;",
+            f"  if ((result = {function}({', '.join(arguments)}))) return result;",
         ]
 
     def host_call(self, step: HostCall) -> list[str]:
@@ -283,7 +325,8 @@ class _RunPrinter:
             else:
                 for tensor in (state, following):
                     lines.append(f"  {places.pointers[tensor]} = {places.planned(tensor)};")
-            lines.append(self.copy(initial, places.pointers[state]))
+            to_host = not self.on_device(state)
+            lines.append(self.copy(initial, places.pointers[state], to_host=to_host))
         trips = "INT64_MAX"
         if step.trips is not None:
             trips = f"*(const int64_t *){places.address(step.trips)}"
@@ -305,16 +348,16 @@ class _RunPrinter:
         for state, following in zip(step.states, step.following, strict=True):
             now, then = places.pointers[state], places.pointers[following]
             if state.is_late:
-                inner.append(f"  services->run_free(run, {now}); {now} = {then}; {then} = 0;")
+                free = self.free_function(state)
+                inner.append(f"  services->{free}(run, {now}); {now} = {then}; {then} = 0;")
             else:
                 inner.append(f"  {{ void *swap = {now}; {now} = {then}; {then} = swap; }}")
         lines += [*_indented(inner), "  }"]
         for scan in step.scans:
             if scan in places.pointers:
                 name = places.pointers[scan]
-                lines.append(
-                    f"  if (!{name} && !({name} = services->run_alloc(run, 1))) return -1;"
-                )
+                alloc = "device_alloc" if self.on_device(scan) else "run_alloc"
+                lines.append(f"  if (!{name} && !({name} = services->{alloc}(run, 1))) return -1;")
         return [*lines, f"  *(int64_t *){places.address(step.count)} = {i};"]
 
     def stack(self, element: Tensor, scan: Tensor, i: str) -> list[str]:
@@ -323,9 +366,10 @@ class _RunPrinter:
         lines = []
         if scan in self.places.pointers:
             name = self.places.pointers[scan]
-            lines.append(f"  if (late_grow(run, &{name}, {i}, {size})) return -1;")
+            grow = "device_late_grow" if self.on_device(scan) else "late_grow"
+            lines.append(f"  if ({grow}(run, &{name}, {i}, {size})) return -1;")
         target = f"((uint8_t *){self.places.address(scan)} + {i} * ({size}))"
-        return [*lines, self.copy(element, target)]
+        return [*lines, self.copy(element, target, to_host=not self.on_device(scan))]
 
 
 def _error_unless(condition: str, sentence: str) -> list[str]:

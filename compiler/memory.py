@@ -45,6 +45,8 @@ class MemoryPlan:
     """Slot number of each owning tensor of symbolic size."""
     outputs: dict[Tensor, int] = field(default_factory=dict)
     """Owning tensors that a kernel writes straight into an output's buffer, with its index."""
+    host: MemoryPlan | None = None
+    """In a program with a device: of the tensors on the host, in an arena of their own."""
 
 
 @dataclass
@@ -65,10 +67,17 @@ def plan_memory(program: Program) -> MemoryPlan:
         for life in _Lives(program).all()
         if life.tensor not in plan.outputs and not life.tensor.is_late
     ]
-    fixed = [life for life in lives if life.tensor.static_bytes is not None]
-    _place_static(plan, fixed)
-    _place_symbolic(plan, [life for life in lives if life.tensor.static_bytes is None])
+    on_host = [life for life in lives if life.tensor.on_host]
+    _place(plan, [life for life in lives if not life.tensor.on_host])
+    if program.device:
+        plan.host = MemoryPlan()
+        _place(plan.host, on_host)
     return plan
+
+
+def _place(plan: MemoryPlan, lives: list[_Life]) -> None:
+    _place_static(plan, [life for life in lives if life.tensor.static_bytes is not None])
+    _place_symbolic(plan, [life for life in lives if life.tensor.static_bytes is None])
 
 
 def align(size_bytes: int) -> int:

@@ -27,9 +27,10 @@ def describe(
     precision: str = "fp32",
 ) -> dict[str, Any]:
     """The metadata of an artifact; no time and no path, so that equal inputs give equal files."""
-    calls: dict[str, list[str]] = {name: [] for name in program.kernels}
+    calls: dict[str, list[str]] = {name: [] for name in kernels.symbols}
     for step in program.kernel_calls():
-        calls[step.kernel].append(step.label)
+        if not step.on_device:
+            calls[step.kernel].append(step.label)
     metadata = {
         "athanor": athanor.__version__,
         "tvm": tvm.__version__,

@@ -36,9 +36,7 @@ def graph_passes(
         FoldConstants(),
         relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
-        BlockLayouts(target, winograd, bf16),
-        FuseAttention(target),
-        PackMatmul(target, bf16),
+        *([] if target.gpu else _cpu_layouts(target, winograd, bf16)),
         SimplifyViews(),
         FoldConstants(),
         relax_transform.DeadCodeElimination(),
@@ -53,9 +51,13 @@ def graph_passes(
     ]
 
 
+def _cpu_layouts(target: TargetSpec, winograd: bool, bf16: bool) -> list[tvm.transform.Pass]:
+    return [BlockLayouts(target, winograd, bf16), FuseAttention(target), PackMatmul(target, bf16)]
+
+
 def run_graph_passes(
     mod: IRModule, target: TargetSpec, winograd: bool = True, bf16: bool = False
 ) -> IRModule:
     """Apply `graph_passes`."""
-    with target.tvm:
+    with target.gpu.tvm if target.gpu else target.tvm:
         return tvm.transform.Sequential(graph_passes(target, winograd, bf16))(mod)

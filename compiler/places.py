@@ -48,11 +48,12 @@ class Places:
                 return name
         raise AssertionError(f"the dimension {var} belongs to no input")
 
-    def address(self, tensor: Tensor) -> str:
-        """C expression of the tensor's address."""
+    def address(self, tensor: Tensor, on_device: bool = False) -> str:
+        """C expression of the tensor's address; of a constant, the one for that reader."""
         root, inner = tensor.root()
         if root.constant is not None:
-            return f"(void *)(run->weights + {self.weights[root] + inner})"
+            weights = "device_weights" if on_device else "weights"
+            return f"(void *)(run->{weights} + {self.weights[root] + inner})"
         if root.input_index is not None:
             base = f"run->inputs[{root.input_index}]"
         elif root in self.pointers:
@@ -65,10 +66,18 @@ class Places:
 
     def planned(self, root: Tensor, inner: int = 0) -> str:
         """C expression of the address that memory planning gave."""
-        if root in self.plan.offsets:
-            return f"(run->arena + {self.plan.offsets[root] + inner})"
-        base = f"(run->arena + slot{self.plan.slot_of[root]})"
+        plan, arena, slot = self.plan, "run->arena", "slot"
+        if root.on_host and plan.host is not None:
+            plan, arena, slot = plan.host, "run->host_arena", "host_slot"
+        if root in plan.offsets:
+            return f"({arena} + {plan.offsets[root] + inner})"
+        base = f"({arena} + {slot}{plan.slot_of[root]})"
         return f"({base} + {inner})" if inner else base
+
+    def output_on_host(self, index: int) -> bool:
+        """Whether an output's buffer is the host's, in a program with a device."""
+        root, _ = self.program.outputs[index].root()
+        return root.on_host or not self.program.device
 
     def size_bytes(self, tensor: Tensor) -> str:
         """C expression of the tensor's size."""
@@ -87,10 +96,17 @@ class Places:
         return lines + [f"  void *{name} = 0; (void){name};" for name in self.pointers.values()]
 
     def slot_lines(self) -> list[str]:
-        """Offsets of the symbolic slots, each behind the one before."""
-        lines = [f"  uint64_t end = {align(self.plan.static_bytes)};"]
-        for index, size in enumerate(self.plan.slots):
-            lines.append(f"  const uint64_t slot{index} = end; (void)slot{index};")
+        """Offsets of the symbolic slots, each behind the one before; `end` is behind the last."""
+        lines = self.slots_of(self.plan, "")
+        return lines if self.plan.host is None else lines + self.slots_of(self.plan.host, "host_")
+
+    def slots_of(self, plan: MemoryPlan, prefix: str) -> list[str]:
+        """Those of one arena."""
+        end = f"{prefix}end"
+        lines = [f"  uint64_t {end} = {align(plan.static_bytes)};"]
+        for index, size in enumerate(plan.slots):
+            slot = f"{prefix}slot{index}"
+            lines.append(f"  const uint64_t {slot} = {end}; (void){slot};")
             text = f"(uint64_t)({self.expression(size)})"
-            lines.append(f"  end += ({text} + {ALIGNMENT - 1}) / {ALIGNMENT} * {ALIGNMENT};")
+            lines.append(f"  {end} += ({text} + {ALIGNMENT - 1}) / {ALIGNMENT} * {ALIGNMENT};")
         return lines

@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from athanor.frontends.onnx.known import is_late
+from athanor.targets.device_kernel import DeviceKernel
 
 
 @dataclass(eq=False)
@@ -36,6 +37,8 @@ class Tensor:
     offset_bytes: int = 0
     constant: np.ndarray | None = None
     input_index: int | None = None
+    on_host: bool = False
+    """Of a tensor that owns its memory, in a program with a device: that it is the host's."""
 
     def root(self) -> tuple[Tensor, int]:
         """The tensor that owns the memory, and the byte offset of this one in it."""
@@ -86,6 +89,15 @@ class KernelCall:
     """Name of the graph's value that it computes; of a fused kernel, the last."""
     nodes: list[str] = field(default_factory=list)
     """The model's nodes that it computes: operator and name."""
+    scratch: list[Tensor] = field(default_factory=list)
+    """Memory for the kernel's own intermediates, behind its outputs."""
+    on_device: bool = False
+    """Whether a device runs it; the kernel then is one of Program.device."""
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What its pointers point to, in order."""
+        return [*self.inputs, *self.outputs, *self.scratch]
 
 
 @dataclass(eq=False)
@@ -176,6 +188,8 @@ class Program:
     steps: list[Step]
     kernels: dict[str, tirx.PrimFunc] = field(default_factory=dict)
     """Unscheduled prim_func of each kernel that `steps` call."""
+    device: dict[str, DeviceKernel] = field(default_factory=dict)
+    """The kernels that a device runs; one may be called on the host, too."""
 
     def constants(self) -> list[Tensor]:
         """Every constant that a step or an output reads, in order of first use."""
@@ -229,7 +243,9 @@ def step_reads(step: Step) -> list[Tensor]:
 def step_writes(step: Step) -> list[Tensor]:
     """The tensors that a step itself writes."""
     match step:
-        case KernelCall() | HostCall() | Branch():
+        case KernelCall():
+            return [*step.outputs, *step.scratch]
+        case HostCall() | Branch():
             return step.outputs
         case Copy():
             return [step.target]

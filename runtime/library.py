@@ -88,6 +88,9 @@ class SessionOptions(Structure):
         ("spin_us", c_int32),
         ("parallel_for", ctypes.c_void_p),
         ("parallel_for_user", ctypes.c_void_p),
+        ("device", c_int32),
+        ("reserved", c_int32),
+        ("stream", ctypes.c_void_p),
     )
 
 

@@ -53,7 +53,7 @@ class Model:
         self._fast: Call | None = None
         self._runs_of_shapes = 0
         self._run = library().athanor_session_run
-        options = SessionOptions(ctypes.sizeof(SessionOptions), threads or 0, 0, None, None)
+        options = SessionOptions(ctypes.sizeof(SessionOptions), threads or 0)
         session = ctypes.c_void_p()
         check(
             library().athanor_session_create(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 from athanor.errors import CompileError
 from athanor.targets.aarch64 import AARCH64
+from athanor.targets.cuda import parse_cuda
 from athanor.targets.detect import cpu_features, detect_target
 from athanor.targets.target import TargetSpec
 from athanor.targets.x86_64 import X86_64_V2, X86_64_V3, X86_64_V4, X86_64_V4_BF16
@@ -18,8 +20,12 @@ PRECISIONS = ("fp32", "bf16")
 """Of the numbers that convolutions and matrix products multiply."""
 
 
+_GPU_HOST = {"x86_64": X86_64_V3.name, "aarch64": AARCH64.name}
+"""The processor that drives a GPU, by the family of the one that compiles."""
+
+
 def find_target(name: str) -> TargetSpec:
-    """The target of that name; `native` is the machine that compiles.
+    """The target of that name; `native` is the machine that compiles, `cuda ...` a GPU.
 
     Raises CompileError for an unknown name, listing the known ones.
     """
@@ -28,8 +34,10 @@ def find_target(name: str) -> TargetSpec:
             return detect_target()
         except LookupError as error:
             raise CompileError(f"target 'native': {error}; name a target instead") from error
+    if name.split()[:1] == ["cuda"]:
+        return parse_cuda(name, TARGETS, _GPU_HOST.get(platform.machine(), X86_64_V3.name))
     if name not in TARGETS:
-        known = ", ".join(("native", *TARGETS))
+        known = ", ".join(("native", *TARGETS, "cuda"))
         raise CompileError(f"unknown target {name!r}; known targets: {known}")
     return TARGETS[name]
 

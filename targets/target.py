@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from tvm.target import Target
 
+from athanor.targets.gpu import GPUSpec
+
 KIB, MIB = 1024, 1024 * 1024
 
 
@@ -39,7 +41,8 @@ class TargetSpec:
     l3_bytes: int = 16 * MIB
     cores: int = 2
     """Cores that tasks are cut for when the count at run time is unknown."""
-    device: str = "cpu"
+    gpu: GPUSpec | None = None
+    """The device that kernels run on; None: they run on this processor, which is else its host."""
 
     def lanes(self, bits: int = 32) -> int:
         """Elements of `bits` bits in one vector register."""

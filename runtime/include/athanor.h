@@ -45,7 +45,11 @@ extern "C" {
 /* DLPack's tensor (https://github.com/dmlc/dlpack), the same layout under the same names. An app
  * that uses dlpack.h itself includes it before this header. */
 #ifndef DLPACK_DLPACK_H_
-typedef enum { kDLCPU = 1 } DLDeviceType;
+typedef enum {
+  kDLCPU = 1,
+  kDLCUDA = 2,
+  kDLCUDAHost = 3 /* of the host, and known to the CUDA driver */
+} DLDeviceType;
 typedef enum {
   kDLInt = 0,
   kDLUInt = 1,
@@ -184,6 +188,10 @@ typedef struct {
   int32_t spin_us;     /* how long an idle worker spins before it sleeps; 0: 50, negative: never */
   AthanorParallelFor parallel_for; /* used in place of the pool; NULL: the pool */
   void *parallel_for_user;         /* its first argument */
+  /* Of a model for a GPU: */
+  int32_t device;   /* which GPU, counted by the driver from 0 */
+  int32_t reserved; /* 0 */
+  void *stream;     /* a CUstream of that device's primary context; NULL: one of the session's own */
 } AthanorSessionOptions;
 
 /* The cores that this process may use: its affinity mask, less where a cgroup limits it. */
@@ -212,6 +220,11 @@ ATHANOR_API AthanorStatus athanor_session_output_shapes(AthanorSession *session,
  * no input and no other output.
  * outputs[i].data == NULL: the tensor is filled in; its memory belongs to the session and is valid
  * until the next call on the session.
+ *
+ * A model for a GPU takes tensors on the host and on the session's device (kDLCUDA), the latter
+ * without a copy. An output without memory is made on the device where its device_type is kDLCUDA,
+ * else on the host. All work is queued on the session's stream. The call returns when it is done;
+ * but where the stream is the caller's and all tensors are on the device, when it is queued.
  * Errors: INPUT, ARGUMENT, MEMORY, RUN; the outputs' content is then undefined. */
 ATHANOR_API AthanorStatus athanor_session_run(AthanorSession *session, const DLTensor *inputs,
                                               int32_t num_inputs, DLTensor *outputs,

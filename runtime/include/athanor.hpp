@@ -150,6 +150,8 @@ struct Options {
   int32_t spin_us = 0;  // 0: the default; negative: idle workers sleep at once
   AthanorParallelFor parallel_for = nullptr;
   void *parallel_for_user = nullptr;
+  int32_t device = 0;      // of a model for a GPU
+  void *stream = nullptr;  // of that device; null: one of the session's own
 };
 
 class Session {
@@ -159,7 +161,8 @@ class Session {
     AthanorSession *session = nullptr;
     const AthanorSessionOptions given{sizeof(AthanorSessionOptions), options.threads,
                                       options.spin_us, options.parallel_for,
-                                      options.parallel_for_user};
+                                      options.parallel_for_user, options.device, 0,
+                                      options.stream};
     check(athanor_session_create(model.get(), &given, &session));
     session_.reset(session);
   }

@@ -46,6 +46,20 @@ typedef struct {
    * of the run; NULL with an error text when there is none. Run_free takes NULL too. */
   void *(*run_alloc)(AthanorRun *run, uint64_t size_bytes);
   void (*run_free)(AthanorRun *run, void *pointer);
+
+  /* For artifacts with device images; a loader whose table is shorter knows no devices. All work is
+   * queued on the run's stream, in order.
+   *
+   * Queues function number `function` of the descriptor; extents: blocks along x, y, z, threads
+   * along x, y, z. arguments: as cuLaunchKernel's kernelParams. An extent of 0 queues nothing. */
+  int (*device_launch)(AthanorRun *run, uint32_t function, const int64_t extents[6],
+                       uint32_t shared_bytes, void **arguments);
+  /* Queues a copy between host and device in any direction; to_host: and waits for it. */
+  int (*device_copy)(AthanorRun *run, void *target, const void *source, uint64_t size_bytes,
+                     int to_host);
+  /* As run_alloc and run_free, of device memory. */
+  void *(*device_alloc)(AthanorRun *run, uint64_t size_bytes);
+  void (*device_free)(AthanorRun *run, void *pointer);
 } AthanorServices;
 
 /* One run: all pointers stay valid until `run` returns. */
@@ -57,6 +71,10 @@ struct AthanorRun {
   const uint8_t *weights; /* read-only, page-aligned */
   uint8_t *arena;         /* arena_bytes of the plan, 64-byte aligned */
   void *session;          /* the loader's own */
+  /* For artifacts with device images: then `arena` is device memory, and so are the inputs and
+   * outputs that the descriptor does not say to be on the host. */
+  const uint8_t *device_weights;
+  uint8_t *host_arena;
 };
 
 typedef struct {
@@ -99,6 +117,28 @@ typedef struct {
   AthanorDescriptor base;
   int (*run_profiled)(AthanorRun *run, AthanorEvents *events);
 } AthanorProfilingDescriptor;
+
+/* Device code. One fits a device of the same major compute capability and an equal or higher minor
+ * one, with a letter behind it only the very same; PTX (zero-terminated) fits every later device. */
+typedef struct {
+  const char *architecture; /* "sm_80", "sm_90a": a cubin; "compute_90": PTX */
+  const void *data;
+  uint64_t size_bytes;
+} AthanorImage;
+typedef struct {
+  const char *name;
+  uint32_t shared_bytes; /* the most dynamic shared memory of its launches */
+} AthanorDeviceFunction;
+
+/* What an artifact for a GPU exports. `plan` writes two sizes: of the device's arena and of the
+ * host's. run_profiled is NULL where the artifact was not compiled for profiling. */
+typedef struct {
+  AthanorProfilingDescriptor profiling;
+  uint32_t num_images, num_functions;
+  const AthanorImage *images;
+  const AthanorDeviceFunction *functions;
+  const uint8_t *inputs_on_host, *outputs_on_host; /* one byte each: 1 on the host */
+} AthanorDeviceDescriptor;
 
 /* The file: [ELF shared object][zeros to a page][weights][metadata JSON][AthanorFooter].
  *

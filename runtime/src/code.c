@@ -21,6 +21,24 @@ static void service_run_free(AthanorRun *run, void *pointer) {
   ath_block_free(ath_session_blocks(run->session), pointer);
 }
 
+static int service_device_launch(AthanorRun *run, uint32_t function, const int64_t extents[6],
+                                 uint32_t shared_bytes, void **arguments) {
+  return ath_session_launch(run->session, function, extents, shared_bytes, arguments);
+}
+
+static int service_device_copy(AthanorRun *run, void *target, const void *source,
+                               uint64_t size_bytes, int to_host) {
+  return ath_session_copy(run->session, target, source, size_bytes, to_host);
+}
+
+static void *service_device_alloc(AthanorRun *run, uint64_t size_bytes) {
+  return ath_session_device_alloc(run->session, size_bytes);
+}
+
+static void service_device_free(AthanorRun *run, void *pointer) {
+  ath_session_device_free(run->session, pointer);
+}
+
 static const AthanorServices services = {
     .abi_version = ATHANOR_ABI_VERSION,
     .size_bytes = sizeof(AthanorServices),
@@ -31,6 +49,10 @@ static const AthanorServices services = {
     .set_error = ath_set_error,
     .run_alloc = service_run_alloc,
     .run_free = service_run_free,
+    .device_launch = service_device_launch,
+    .device_copy = service_device_copy,
+    .device_alloc = service_device_alloc,
+    .device_free = service_device_free,
 };
 
 const AthanorServices *ath_services(void) { return &services; }

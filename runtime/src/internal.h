@@ -112,9 +112,10 @@ struct AthanorModel {
   void *library;
   const AthanorDescriptor *descriptor; /* NULL: inspect-only */
   AthanorTensorSpec *specs;            /* inputs, then outputs */
-  pthread_mutex_t lock;                /* of metadata */
+  pthread_mutex_t lock;                /* of metadata and devices */
   char *metadata;                      /* zero-terminated; NULL until asked for */
   AthanorModel *next_loaded;           /* code.c's list */
+  struct AthDeviceModel *devices;      /* device_model.c: where it is loaded */
 };
 void ath_model_retain(AthanorModel *model);
 AthanorStatus ath_load_code(AthanorModel *model);
@@ -125,6 +126,13 @@ const AthanorServices *ath_services(void);
 /* session.c: memory of a data-dependent output of the run under way. */
 void *ath_session_output(AthanorSession *session, int32_t index, int32_t ndim,
                          const int64_t *shape);
+/* Services of the run under way, for a model on a device. */
+int ath_session_launch(AthanorSession *session, uint32_t function, const int64_t extents[6],
+                       uint32_t shared_bytes, void **arguments);
+int ath_session_copy(AthanorSession *session, void *target, const void *source,
+                     uint64_t size_bytes, int to_host);
+void *ath_session_device_alloc(AthanorSession *session, uint64_t size_bytes);
+void ath_session_device_free(AthanorSession *session, void *pointer);
 /* The blocks that its run has allocated. */
 AthBlock **ath_session_blocks(AthanorSession *session);
 
@@ -135,9 +143,10 @@ bool ath_size_bytes(const int64_t *shape, int32_t ndim, size_t itemsize, uint64_
 /* "(batch, 4)"; names may be NULL. */
 void ath_print_shape(char *text, size_t size, const int64_t *shape, int32_t ndim,
                      const char *const *names);
-/* All but the data pointer and whether symbols agree. */
+/* All but the data pointer and whether symbols agree. device: the CUDA device that the tensor may
+ * be on, -1 for none. */
 AthanorStatus ath_check_tensor(const char *kind, const AthanorTensorSpec *spec,
-                               const DLTensor *tensor);
+                               const DLTensor *tensor, int device);
 /* The first element's address, of a tensor that ath_check_tensor has passed. */
 AthanorStatus ath_check_data(const char *kind, const AthanorTensorSpec *spec,
                              const DLTensor *tensor, void **data);

@@ -1,5 +1,5 @@
 /* Sessions: the memory of a run, and the run. */
-#include "internal.h"
+#include "session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,35 +9,25 @@
 #define MAX_THREADS 4096
 #define DEFAULT_SPIN_US 50
 
-struct AthanorSession {
-  AthanorModel *model;
-  AthParallel parallel;
-  atomic_flag busy;
-  bool uses_pool;
-  AthBuffer arena;
-  AthBlock *blocks; /* of values whose size the run tells; between runs, of outputs' strings */
-  bool makes_strings;
-  AthBuffer *outputs; /* memory of those outputs that the session owns */
-  void **input_data, **output_data;
-  int64_t *symbols;
-  /* What `plan` said for planned_symbols; shapes: the same, completed by the run. */
-  bool planned;
-  int64_t *planned_symbols, *planned_shapes, *shapes;
-  uint64_t arena_bytes;
-};
+static AthanorStatus take_memory(AthanorSession *session);
 
 AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOptions *options,
                                      AthanorSession **result) {
   const AthanorSessionOptions defaults = {.size_bytes = sizeof defaults};
+  const size_t first_bytes = offsetof(AthanorSessionOptions, device); /* of version 0.1 */
+  AthanorSessionOptions known = {0};
   if (!options) options = &defaults;
   ath_clear_error();
   if (!model || !result)
     return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_session_create: model or session is NULL");
   if (!model->descriptor)
     return ath_fail(ATHANOR_ERROR_ARGUMENT, "%s was opened for inspection only", model->path);
-  if (options->size_bytes < sizeof defaults)
+  if (options->size_bytes < first_bytes)
     return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_session_create: options.size_bytes is %u",
                     options->size_bytes);
+  memcpy(&known, options,
+         options->size_bytes < sizeof known ? options->size_bytes : sizeof known);
+  options = &known;
   if (options->threads < 0 || options->threads > MAX_THREADS)
     return ath_fail(ATHANOR_ERROR_ARGUMENT, "threads is %d, expected 0 to %d", options->threads,
                     MAX_THREADS);
@@ -66,6 +56,16 @@ AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOp
       .parallel_for = options->parallel_for,
       .parallel_for_user = options->parallel_for_user,
   };
+  if (ath_device_descriptor(model)) {
+    AthanorStatus status = ath_device_session_create(model, options, &session->device);
+    /* A model of fixed shapes takes all of its memory now. */
+    if (!status && !d->num_symbols) status = take_memory(session);
+    if (status) {
+      if (session->device) ath_device_session_close(model, session->device);
+      free(session);
+      return status;
+    }
+  }
   session->uses_pool = session->parallel.threads > 1 && !session->parallel.parallel_for;
   if (session->uses_pool) ath_pool_retain(session->parallel.threads - 1);
   ath_model_retain(model);
@@ -75,6 +75,7 @@ AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOp
 
 void athanor_session_close(AthanorSession *session) {
   if (!session) return;
+  if (session->device) ath_device_session_close(session->model, session->device);
   if (session->uses_pool) ath_pool_release();
   ath_block_free_all(&session->blocks);
   for (int32_t i = 0; i < session->model->descriptor->num_outputs; i++)
@@ -89,7 +90,7 @@ static const int64_t *planned_shape(const AthanorSession *session, int32_t index
          (size_t)index * (size_t)session->model->descriptor->max_output_ndim;
 }
 
-static int64_t *output_shape(const AthanorSession *session, int32_t index) {
+int64_t *ath_output_shape(const AthanorSession *session, int32_t index) {
   return session->shapes + (size_t)index * (size_t)session->model->descriptor->max_output_ndim;
 }
 
@@ -108,7 +109,7 @@ static AthanorStatus plan(AthanorSession *session) {
       (size_t)d->num_outputs * (size_t)d->max_output_ndim * sizeof *session->shapes;
   if (!session->planned || memcmp(session->symbols, session->planned_symbols, symbols_bytes)) {
     session->planned = false;
-    if (d->plan(session->symbols, &session->arena_bytes, session->planned_shapes)) {
+    if (d->plan(session->symbols, session->arena_bytes, session->planned_shapes)) {
       if (!*athanor_last_error()) ath_set_error("the model can't run on inputs of these shapes");
       return ATHANOR_ERROR_INPUT;
     }
@@ -120,11 +121,11 @@ static AthanorStatus plan(AthanorSession *session) {
     const AthanorTensorSpec *spec = athanor_output(session->model, i);
     uint64_t size_bytes;
     if (is_data_dependent(session, i)) continue;
-    if (ath_size_bytes(output_shape(session, i), spec->ndim, ath_itemsize(spec->dtype),
+    if (ath_size_bytes(ath_output_shape(session, i), spec->ndim, ath_itemsize(spec->dtype),
                        &size_bytes))
       continue;
     char shape[256];
-    ath_print_shape(shape, sizeof shape, output_shape(session, i), spec->ndim, NULL);
+    ath_print_shape(shape, sizeof shape, ath_output_shape(session, i), spec->ndim, NULL);
     return ath_fail(ATHANOR_ERROR_INPUT, "output '%s' would have shape %s with these inputs",
                     spec->name, shape);
   }
@@ -146,10 +147,16 @@ static AthanorStatus check_counts(const AthanorSession *session, const DLTensor 
   return ATHANOR_OK;
 }
 
+/* The device that tensors may be on; -1: the CPU alone. */
+static int device_index(const AthanorSession *session) {
+  return session->device ? session->device->loaded->device : -1;
+}
+
 static AthanorStatus bind(AthanorSession *session, const DLTensor *inputs) {
   AthanorStatus status = ATHANOR_OK;
   for (int32_t i = 0; !status && i < session->model->descriptor->num_inputs; i++)
-    status = ath_check_tensor("input", athanor_input(session->model, i), &inputs[i]);
+    status = ath_check_tensor("input", athanor_input(session->model, i), &inputs[i],
+                              device_index(session));
   if (!status) status = ath_bind_symbols(session->model, inputs, session->symbols);
   return status ? status : plan(session);
 }
@@ -161,14 +168,14 @@ static void describe(AthanorSession *session, int32_t index, void *data, DLTenso
       .device = {kDLCPU, 0},
       .ndim = spec->ndim,
       .dtype = spec->dtype,
-      .shape = output_shape(session, index),
+      .shape = ath_output_shape(session, index),
   };
 }
 
 /* A buffer of the caller's, or one of ours. */
 static AthanorStatus place_output(AthanorSession *session, int32_t index, const DLTensor *tensor) {
   const AthanorTensorSpec *spec = athanor_output(session->model, index);
-  const int64_t *shape = output_shape(session, index);
+  const int64_t *shape = ath_output_shape(session, index);
   session->output_data[index] = NULL;
   if (is_data_dependent(session, index)) {
     if (!tensor->data) return ATHANOR_OK;
@@ -176,15 +183,20 @@ static AthanorStatus place_output(AthanorSession *session, int32_t index, const 
                     "output '%s' has a shape that depends on the data: leave its data NULL",
                     spec->name);
   }
+  uint64_t size_bytes = 0;
+  ath_size_bytes(shape, spec->ndim, ath_itemsize(spec->dtype), &size_bytes);
   if (tensor->data) {
     AthanorTensorSpec exact = *spec;
     exact.shape = shape;
     exact.dim_names = NULL;
-    AthanorStatus status = ath_check_tensor("output", &exact, tensor);
-    return status ? status : ath_check_data("output", &exact, tensor, &session->output_data[index]);
+    AthanorStatus status = ath_check_tensor("output", &exact, tensor, device_index(session));
+    if (!status)
+      status = ath_check_data("output", &exact, tensor, &session->output_data[index]);
+    if (status || !session->device) return status;
+    return ath_device_place_output(session, index, tensor, session->output_data[index],
+                                   size_bytes);
   }
-  uint64_t size_bytes = 0;
-  ath_size_bytes(shape, spec->ndim, ath_itemsize(spec->dtype), &size_bytes);
+  if (session->device) return ath_device_place_output(session, index, tensor, NULL, size_bytes);
   if (!ath_buffer_reserve(&session->outputs[index], size_bytes))
     return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of output '%s'",
                     (unsigned long long)size_bytes, spec->name);
@@ -201,13 +213,18 @@ void *ath_session_output(AthanorSession *session, int32_t index, int32_t ndim,
     ath_fail(ATHANOR_ERROR_RUN, "the model asked for a wrong output %d", index);
     return NULL;
   }
-  if (!ath_buffer_reserve(&session->outputs[index], size_bytes)) {
+  if (session->device) {
+    session->output_data[index] = ath_device_late_output(session, index, size_bytes);
+    if (!session->output_data[index]) return NULL;
+  } else if (ath_buffer_reserve(&session->outputs[index], size_bytes)) {
+    session->output_data[index] = session->outputs[index].data;
+  } else {
     ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of output '%s'",
              (unsigned long long)size_bytes, spec->name);
     return NULL;
   }
-  memcpy(output_shape(session, index), shape, (size_t)ndim * sizeof *shape);
-  return session->output_data[index] = session->outputs[index].data;
+  memcpy(ath_output_shape(session, index), shape, (size_t)ndim * sizeof *shape);
+  return session->output_data[index];
 }
 
 AthBlock **ath_session_blocks(AthanorSession *session) { return &session->blocks; }
@@ -221,9 +238,9 @@ static int64_t now_ns(void) {
 /* The descriptor of a model compiled for profiling, else NULL. */
 static const AthanorProfilingDescriptor *profiling(const AthanorModel *model) {
   const AthanorDescriptor *d = model->descriptor;
-  return d->size_bytes >= sizeof(AthanorProfilingDescriptor)
-             ? (const AthanorProfilingDescriptor *)(const void *)d
-             : NULL;
+  const AthanorProfilingDescriptor *with_profile = (const void *)d;
+  const bool has_field = d->size_bytes >= sizeof(AthanorProfilingDescriptor);
+  return has_field && with_profile->run_profiled ? with_profile : NULL;
 }
 
 /* The model's run function, or the one that times steps, whose first event is the whole run. */
@@ -239,9 +256,14 @@ static int call(const AthanorModel *model, AthanorRun *run, AthanorEvents *event
 
 /* events: NULL for a run that is not timed. */
 static AthanorStatus execute(AthanorSession *session, AthanorEvents *events) {
-  if (!ath_buffer_reserve(&session->arena, session->arena_bytes))
+  AthDeviceSession *device = session->device;
+  if (device) {
+    AthanorStatus status = ath_device_reserve_arenas(session);
+    if (status) return status;
+  } else if (!ath_buffer_reserve(&session->arena, session->arena_bytes[0])) {
     return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for the %llu bytes of intermediate results",
-                    (unsigned long long)session->arena_bytes);
+                    (unsigned long long)session->arena_bytes[0]);
+  }
   ath_block_free_all(&session->blocks);
   AthanorRun run = {
       .services = ath_services(),
@@ -249,8 +271,10 @@ static AthanorStatus execute(AthanorSession *session, AthanorEvents *events) {
       .outputs = session->output_data,
       .symbols = session->symbols,
       .weights = session->model->weights,
-      .arena = session->arena.data,
+      .arena = device ? (void *)device->arena.data : session->arena.data,
       .session = session,
+      .device_weights = device ? (void *)device->loaded->weights : NULL,
+      .host_arena = device ? device->host_arena.data : NULL,
   };
   /* A run may lie inside another one's, where an app's parallel-for runs models. */
   const AthParallel *outer = ath_parallel;
@@ -260,6 +284,7 @@ static AthanorStatus execute(AthanorSession *session, AthanorEvents *events) {
   ath_parallel = outer;
   ath_workspace_reset(depth);
   if (result || !session->makes_strings) ath_block_free_all(&session->blocks);
+  if (device) ath_device_block_free_all(device);
   if (!result) return ATHANOR_OK;
   char reason[ATH_ERROR_BYTES - 128];
   snprintf(reason, sizeof reason, "%s", athanor_last_error());
@@ -275,16 +300,45 @@ static AthanorStatus run(AthanorSession *session, const DLTensor *inputs, DLTens
     const AthanorTensorSpec *spec = athanor_input(session->model, i);
     status = ath_check_data("input", spec, &inputs[i], &session->input_data[i]);
     if (!status) status = ath_check_strings(spec, &inputs[i], session->input_data[i]);
+    if (!status && session->device)
+      status = ath_device_stage_input(session, i, &inputs[i], session->input_data[i]);
   }
   for (int32_t i = 0; !status && i < d->num_outputs; i++)
     status = place_output(session, i, &outputs[i]);
   if (!status) status = execute(session, events);
+  if (!status && session->device) return ath_device_finish(session, inputs, outputs);
   for (int32_t i = 0; !status && i < d->num_outputs; i++) {
     if (!session->output_data[i])
       return ath_fail(ATHANOR_ERROR_RUN, "running %s did not make output '%s'",
                       session->model->path, athanor_output(session->model, i)->name);
     if (!outputs[i].data) describe(session, i, session->output_data[i], &outputs[i]);
   }
+  return status;
+}
+
+/* The calling thread's context is left as it was. */
+static AthanorStatus run_on_device(AthanorSession *session, const DLTensor *inputs,
+                                   DLTensor *outputs) {
+  const AthDeviceSession *device = session->device;
+  CudaHandle popped;
+  AthanorStatus status = ath_cuda_check(device->driver->context_push(device->loaded->context),
+                                        ATHANOR_ERROR_RUN, "using the device");
+  if (status) return status;
+  status = run(session, inputs, outputs, NULL);
+  device->driver->context_pop(&popped);
+  return status;
+}
+
+static AthanorStatus take_memory(AthanorSession *session) {
+  AthDeviceSession *device = session->device;
+  CudaHandle popped;
+  AthanorStatus status = plan(session);
+  if (status) return status;
+  status = ath_cuda_check(device->driver->context_push(device->loaded->context),
+                          ATHANOR_ERROR_RUN, "using the device");
+  if (status) return status;
+  status = ath_device_reserve_arenas(session);
+  device->driver->context_pop(&popped);
   return status;
 }
 
@@ -305,7 +359,7 @@ AthanorStatus athanor_session_output_shapes(AthanorSession *session, const DLTen
   status = check_counts(session, inputs, num_inputs, outputs, num_outputs);
   if (!status) status = bind(session, inputs);
   for (int32_t i = 0; !status && i < num_outputs; i++) {
-    int64_t *shape = output_shape(session, i);
+    int64_t *shape = ath_output_shape(session, i);
     describe(session, i, NULL, &outputs[i]);
     for (int32_t axis = 0; axis < outputs[i].ndim; axis++)
       if (shape[axis] == ATHANOR_DIM_DATA_DEPENDENT) shape[axis] = -1;
@@ -323,7 +377,8 @@ static AthanorStatus enter_and_run(AthanorSession *session, const DLTensor *inpu
   if (!status && events && !profiling(session->model))
     status = ath_fail(ATHANOR_ERROR_ARGUMENT, "%s was not compiled for profiling",
                       session->model->path);
-  if (!status) status = run(session, inputs, outputs, events);
+  if (!status) status = session->device ? run_on_device(session, inputs, outputs)
+                                        : run(session, inputs, outputs, events);
   atomic_flag_clear(&session->busy);
   return status;
 }

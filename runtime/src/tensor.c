@@ -84,8 +84,22 @@ static AthanorStatus wrong_shape(const char *kind, const AthanorTensorSpec *spec
                   received, expected);
 }
 
+/* device: the one that it may be on, too; -1: the CPU alone. */
+static AthanorStatus check_device(const char *kind, const AthanorTensorSpec *spec,
+                                  const DLTensor *tensor, int device) {
+  const int type = (int)tensor->device.device_type;
+  if (type == kDLCPU || (device >= 0 && type == kDLCUDAHost)) return ATHANOR_OK;
+  if (device < 0 || type != kDLCUDA || ath_is_string(spec->dtype))
+    return ath_fail(ATHANOR_ERROR_INPUT, "%s '%s' is on device type %d, expected the CPU (%d)%s",
+                    kind, spec->name, type, (int)kDLCPU,
+                    device < 0 || ath_is_string(spec->dtype) ? "" : " or CUDA (2)");
+  if (tensor->device.device_id == device) return ATHANOR_OK;
+  return ath_fail(ATHANOR_ERROR_INPUT, "%s '%s' is on CUDA device %d, the session on device %d",
+                  kind, spec->name, tensor->device.device_id, device);
+}
+
 AthanorStatus ath_check_tensor(const char *kind, const AthanorTensorSpec *spec,
-                               const DLTensor *tensor) {
+                               const DLTensor *tensor, int device) {
   uint64_t size_bytes;
   if (tensor->dtype.code != spec->dtype.code || tensor->dtype.bits != spec->dtype.bits ||
       tensor->dtype.lanes != spec->dtype.lanes) {
@@ -95,9 +109,8 @@ AthanorStatus ath_check_tensor(const char *kind, const AthanorTensorSpec *spec,
     return ath_fail(ATHANOR_ERROR_INPUT, "%s '%s' has type %s, expected %s", kind, spec->name,
                     received, expected);
   }
-  if (tensor->device.device_type != kDLCPU)
-    return ath_fail(ATHANOR_ERROR_INPUT, "%s '%s' is on device type %d, expected the CPU (%d)",
-                    kind, spec->name, (int)tensor->device.device_type, (int)kDLCPU);
+  const AthanorStatus status = check_device(kind, spec, tensor, device);
+  if (status) return status;
   if (tensor->ndim < 0 || (tensor->ndim && !tensor->shape))
     return ath_fail(ATHANOR_ERROR_INPUT, "%s '%s' has %d dimensions and no shape", kind, spec->name,
                     tensor->ndim);

@@ -72,7 +72,8 @@ static bool is_right(const Feed *feed) {
 
 static AthanorSession *make_session(AthanorModel *model, int32_t threads, int32_t spin_us) {
   AthanorSession *session = NULL;
-  const AthanorSessionOptions options = {sizeof options, threads, spin_us, NULL, NULL};
+  const AthanorSessionOptions options = {
+      .size_bytes = sizeof options, .threads = threads, .spin_us = spin_us};
   CHECK(athanor_session_create(model, &options, &session) == ATHANOR_OK);
   return session;
 }
@@ -81,7 +82,7 @@ static void test_misuse(AthanorModel *model) {
   AthanorModel *none = NULL;
   AthanorSession *session = NULL;
   AthanorOpenOptions options = {sizeof options, 0, ATHANOR_VERIFY_DEFAULT};
-  AthanorSessionOptions session_options = {sizeof session_options, -1, 0, NULL, NULL};
+  AthanorSessionOptions session_options = {.size_bytes = sizeof session_options, .threads = -1};
   athanor_close(NULL);
   athanor_session_close(NULL);
   CHECK_ERROR(athanor_open(NULL, NULL, &none), ATHANOR_ERROR_ARGUMENT, "path or model is NULL");
@@ -299,7 +300,10 @@ static void test_parallel_for(AthanorModel *model) {
   AthanorSession *session = NULL;
   Feed feed;
   int calls = 0;
-  AthanorSessionOptions options = {sizeof options, 3, 0, backwards, &calls};
+  AthanorSessionOptions options = {.size_bytes = sizeof options,
+                                   .threads = 3,
+                                   .parallel_for = backwards,
+                                   .parallel_for_user = &calls};
   CHECK(athanor_session_create(model, &options, &session) == ATHANOR_OK);
   fill(&feed, 7, 0);
   CHECK(run(session, &feed) == ATHANOR_OK && is_right(&feed) && calls == 2);

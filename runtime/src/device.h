@@ -1,0 +1,60 @@
+/* A model's code on a device, and a session's memory there. */
+#ifndef ATHANOR_DEVICE_H_
+#define ATHANOR_DEVICE_H_
+
+#include "cuda_driver.h"
+
+/* Growable device memory; its content is lost when it grows. */
+typedef struct {
+  CudaPointer data;
+  uint64_t capacity_bytes;
+} AthDeviceBuffer;
+
+/* device_model.c: module and weights on one device, shared by the sessions of a model. */
+typedef struct AthDeviceModel {
+  struct AthDeviceModel *next;
+  int references;
+  int device;
+  CudaHandle context, module;
+  CudaHandle *functions;
+  CudaPointer weights;
+} AthDeviceModel;
+
+/* The descriptor of a model for a device, else NULL. */
+const AthanorDeviceDescriptor *ath_device_descriptor(const AthanorModel *model);
+/* Loads the model onto a device, or finds it there. The device's context is then current: the
+ * caller pops it. */
+AthanorStatus ath_device_model_retain(AthanorModel *model, int device, AthDeviceModel **result);
+void ath_device_model_release(AthanorModel *model, AthDeviceModel *loaded);
+
+/* device_session.c */
+typedef struct AthDeviceBlock AthDeviceBlock;
+typedef struct AthDeviceSession {
+  const AthCudaDriver *driver;
+  AthDeviceModel *loaded;
+  CudaHandle stream;
+  bool owns_stream;
+  AthBuffer host_arena;
+  AthDeviceBuffer arena;
+  AthDeviceBuffer *inputs, *outputs; /* of those that the caller has on the host */
+  AthBuffer *host_inputs;            /* of those that the caller has on the device, wanted here */
+  AthDeviceBlock *blocks;            /* of values whose size the run tells */
+} AthDeviceSession;
+
+AthanorStatus ath_device_session_create(AthanorModel *model, const AthanorSessionOptions *options,
+                                        AthDeviceSession **result);
+void ath_device_session_close(AthanorModel *model, AthDeviceSession *device);
+AthanorStatus ath_device_reserve(AthDeviceSession *device, AthDeviceBuffer *buffer,
+                                 uint64_t size_bytes, const char *what);
+AthanorStatus ath_device_copy(AthDeviceSession *device, void *target, const void *source,
+                              uint64_t size_bytes);
+AthanorStatus ath_device_wait(AthDeviceSession *device);
+
+/* The services of a run. */
+int ath_device_launch(AthDeviceSession *device, const AthanorModel *model, uint32_t function,
+                      const int64_t extents[6], uint32_t shared_bytes, void **arguments);
+void *ath_device_block_alloc(AthDeviceSession *device, uint64_t size_bytes);
+void ath_device_block_free(AthDeviceSession *device, void *pointer);
+void ath_device_block_free_all(AthDeviceSession *device);
+
+#endif /* ATHANOR_DEVICE_H_ */

@@ -1,0 +1,45 @@
+"""Which schedule rules serve a GPU, in order."""
+
+from __future__ import annotations
+
+import warnings
+
+from tvm import tirx
+
+from athanor.schedules.rule import ScheduleRule, ScheduleWarning
+from athanor.schedules.rules.cuda_by_hand import CUDAByHand
+from athanor.schedules.rules.cuda_fallback import CUDAFallback
+from athanor.targets.cuda_codegen import lower_device_kernel
+from athanor.targets.device_kernel import DeviceKernel
+from athanor.targets.target import TargetSpec
+
+CUDA_RULES: tuple[ScheduleRule, ...] = (CUDAByHand(), CUDAFallback())
+"""The first that takes a prim_func wins. What none takes runs on the host, by the CPU's rules: it
+has no loops that are surely parallel, and one thread of a GPU is slower than a processor and the
+copies to it and back."""
+
+
+def schedule_on_device(
+    name: str, func: tirx.PrimFunc, target: TargetSpec
+) -> tuple[DeviceKernel, str] | None:
+    """The kernel that `func` becomes on `target.gpu`, and the rule; None: it is for the host.
+
+    A rule that fails costs speed, not the model: the next ones are tried, and a ScheduleWarning
+    tells.
+    """
+    assert target.gpu is not None, f"{target.name} has no device"
+    for rule in CUDA_RULES:
+        try:
+            sch = rule.apply(func, target)
+            if sch is not None:
+                kernel = lower_device_kernel(name, sch.mod["main"], target.gpu)
+                return kernel, type(rule).__name__
+        except Exception as error:  # TVM's errors share no class but this
+            warnings.warn(
+                f"schedule rule {type(rule).__name__} failed on a kernel that it matched, the "
+                f"kernel will be slower; please report it: {type(error).__name__}: "
+                f"{str(error).strip()[:300]}",
+                ScheduleWarning,
+                stacklevel=2,
+            )
+    return None

@@ -1,0 +1,39 @@
+"""What the compiler knows about a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.target import Target
+
+
+@dataclass(frozen=True)
+class GPUSpec:
+    """The architectures that an artifact is for, and the limits that hold on all of them."""
+
+    architectures: tuple[str, ...]
+    """As the compilers name them, `sm_80`; oldest first. An image is made for each."""
+    portable: str
+    """The architecture whose PTX goes along, for every later device: `compute_90`."""
+    shared_bytes: int
+    """Shared memory that one block may have, where it asks for it at launch."""
+    block_threads: int = 1024
+    """Threads of one block at most."""
+    warp: int = 32
+    """Threads that run in step."""
+    registers: int = 255
+    """32-bit registers of one thread at most."""
+
+    @property
+    def tvm(self) -> Target:
+        """The TVM target; code is generated once, for the oldest architecture."""
+        return Target(
+            {
+                "kind": "cuda",
+                "arch": self.architectures[0],
+                "max_threads_per_block": self.block_threads,
+                "max_shared_memory_per_block": self.shared_bytes,
+                "thread_warp_size": self.warp,
+            },
+            host="llvm",
+        )

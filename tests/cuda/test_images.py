@@ -1,0 +1,99 @@
+"""Images for real architectures, wherever there is a compiler for CUDA; no GPU is needed."""
+
+import math
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import athanor
+from athanor.errors import CompileError
+from athanor.targets import cuda_images, find_target
+
+needs_compiler = pytest.mark.skipif(
+    cuda_images.compiler_name() is None, reason="neither NVRTC nor nvcc is installed"
+)
+
+
+def two_kernels(dtype=TensorProto.FLOAT):
+    """softmax(x @ weight) of [rows, 70]."""
+    value = helper.make_tensor_value_info
+    weight = helper.make_tensor("weight", dtype, [70, 50], [0.5] * 3500)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "weight"], ["product"]),
+            helper.make_node("Softmax", ["product"], ["y"], axis=-1),
+        ],
+        "g",
+        [value("x", dtype, ["rows", 70])],
+        [value("y", dtype, ["rows", 50])],
+        [weight],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_images_are_made_and_their_resources_are_within_limits(dtype):
+    artifact = athanor.compile(two_kernels(dtype), "cuda -arch=sm_80,sm_90")
+    device = artifact.metadata["device"]
+    assert [i["architecture"] for i in device["images"]] == ["sm_80", "sm_90", "compute_90"]
+    assert all(image["bytes"] > 1000 for image in device["images"])
+    target = find_target("cuda -arch=sm_80,sm_90")
+    for image in device["images"][:2]:
+        for kernel in device["kernels"].values():
+            for launch in kernel["launches"]:
+                used = image["functions"][launch["function"]]
+                threads = math.prod(int(extent) for extent in launch["extents"][3:])
+                assert 1 <= threads <= target.gpu.block_threads
+                assert 1 <= used["registers"] <= target.gpu.registers
+                assert used["registers"] * threads <= 65536
+                shared = used["shared_bytes"] + launch["shared_bytes"]
+                assert shared <= target.gpu.shared_bytes
+
+
+def test_without_a_compiler_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(cuda_images, "_TOOLKIT", tmp_path / "none")
+    monkeypatch.setattr(cuda_images, "_has_nvrtc", lambda: False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert cuda_images.compiler_name() is None
+    with pytest.raises(
+        CompileError, match=r"no compiler for CUDA: install NVRTC \(pip install 'ath"
+    ):
+        cuda_images.device_image("", "sm_80")
+
+
+@needs_compiler
+def test_what_the_compiler_refuses_is_an_error_with_its_words():
+    with pytest.raises(CompileError, match=r"(?s)sm_80.*nonsense"):
+        cuda_images.device_image("nonsense", "sm_80")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cuda -arch=sm_50", "unknown architecture 'sm_50'; known: sm_75, sm_80"),
+        ("cuda -fast=1", "no option -fast; there are -arch and -host"),
+        ("cuda -host=z80", "unknown host 'z80'; known: x86-64-v2"),
+        ("cuda sm_80", "expected 'cuda' or 'cuda -arch=sm_80,sm_90a'"),
+    ],
+)
+def test_targets_that_mean_nothing(name, sentence):
+    with pytest.raises(CompileError, match=sentence):
+        find_target(name)
+
+
+def test_a_model_that_only_the_host_can_run_is_refused():
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, [2])],
+        [value("y", TensorProto.FLOAT, [2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
+    onnx.checker.check_model(model)
+    with pytest.raises(CompileError, match="no kernel of this model can run on a GPU"):
+        athanor.compile(model, "cuda")
