@@ -74,9 +74,8 @@ class LowerMath:
     Transposed tiles (`targets.transpose`) and bfloat16 functions (`targets.bf16_dots`) are
     imported the same way.
     float16 and bfloat16 go through float32; float64 and what is not listed stay calls of libm.
-    Error: at most 4 units in the last place or 1e-6 of the result over all of float32, except
-    that sigmoid is 0 below -88.72 (as ONNX Runtime's is below -18). NaN stays NaN, infinities,
-    overflow and signed zeros come out as libm's; exp and log keep denormal numbers.
+    Error: at most 4 units in the last place or 1e-6 of the result over all of float32. NaN stays
+    NaN, infinities, overflow and signed zeros come out as libm's, denormal numbers are kept.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
@@ -282,7 +281,10 @@ def _odd_rational(
 
 
 def _sigmoid(let: _Bindings, x: Expr) -> Expr:
-    return _f32(1.0) / (_f32(1.0) + _exp(let, let.bind("x", _f32(0.0) - x)))
+    # of the side where the power is at most 1: it does not overflow, and keeps denormal numbers
+    power = let.bind("power", _exp(let, let.bind("far", _f32(0.0) - tirx.abs(x))))
+    share = let.bind("share", _f32(1.0) / (_f32(1.0) + power))
+    return tirx.Select(x < _f32(0.0), power * share, share)
 
 
 def _rsqrt(_let: _Bindings, x: Expr) -> Expr:

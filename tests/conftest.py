@@ -20,6 +20,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--random-graphs", type=int, default=0, metavar="N", help="how many random graphs to try"
     )
+    parser.addoption(
+        "--float-stride",
+        type=int,
+        default=16411,
+        metavar="N",
+        help="test functions on every Nth float32; 1: on all, some minutes a function",
+    )
 
 
 @pytest.fixture(scope="session")

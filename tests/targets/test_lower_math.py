@@ -1,4 +1,4 @@
-"""Every exponent of float32 with random mantissas, and the edges, against NumPy in float64."""
+"""All of float32 in steps, random mantissas and the edges, against NumPy in float64."""
 
 import math
 
@@ -26,13 +26,18 @@ def samples():
     return np.concatenate([every, -every, near, near / 50, np.array(EDGES, "float32")])
 
 
-def evaluate(function, x, dtype="float32"):
-    """`function` over the array x, compiled; an odd length, so that the tail is tested too."""
-    source = te.placeholder(x.shape, dtype, "x")
-    result = te.compute(x.shape, lambda i: function(source[i]), "y")
+def kernel_of(function, shape, dtype="float32"):
+    """`function` over an array of that shape, compiled."""
+    source = te.placeholder(shape, dtype, "x")
+    result = te.compute(shape, lambda i: function(source[i]), "y")
     sch, _ = schedule(te.create_prim_func([source, result], "int64"), find_target("native"))
+    return Kernel(sch.mod["main"])
+
+
+def evaluate(function, x, dtype="float32"):
+    """`function` of every element; an odd length, so that the tail is tested too."""
     out = np.zeros(x.shape, x.dtype)
-    Kernel(sch.mod["main"])(x, out)
+    kernel_of(function, x.shape, dtype)(x, out)
     return out
 
 
@@ -57,6 +62,7 @@ FUNCTIONS = {
     "log2": (tirx.log2, np.log2),
     "log10": (tirx.log10, np.log10),
     "log1p": (tirx.log1p, np.log1p),
+    "sigmoid": (tirx.sigmoid, sigmoid),
     "tanh": (tirx.tanh, np.tanh),
     "erf": (tirx.erf, vector_erf),
     "rsqrt": (tirx.rsqrt, lambda x: 1 / np.sqrt(x)),
@@ -85,13 +91,23 @@ def test_accuracy(name):
         assert_close(evaluate(function, x), reference(x.astype("float64")))
 
 
-def test_sigmoid():
-    x = samples()
-    x = x[~(x < -88.7)]
-    with np.errstate(all="ignore"):
-        assert_close(evaluate(tirx.sigmoid, x), sigmoid(x.astype("float64")))
-    below = np.array([-89, -1000, -np.inf], "float32")
-    np.testing.assert_array_equal(evaluate(tirx.sigmoid, below), [0, 0, 0])
+CHUNK = (1 << 18) + 1
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_the_whole_range(name, request):
+    """Every float-stride'th bit pattern: all exponents, denormal numbers, infinities and NaN."""
+    function, reference = FUNCTIONS[name]
+    kernel, out = kernel_of(function, (CHUNK,)), np.empty(CHUNK, "float32")
+    patterns = range(0, 1 << 32, request.config.getoption("--float-stride"))
+    for start in range(0, len(patterns), CHUNK):
+        part = patterns[start : start + CHUNK]
+        bits = np.arange(part.start, part.stop, part.step, dtype=np.uint64).astype(np.uint32)
+        x = np.zeros(CHUNK, "float32")
+        x[: bits.size] = bits.view("float32")
+        kernel(x, out)
+        with np.errstate(all="ignore"):
+            assert_close(out, reference(x.astype("float64")))
 
 
 def test_double_precision_is_left_to_libm():
