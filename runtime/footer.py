@@ -13,6 +13,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,9 +105,11 @@ def _copy(source: Pieces, target: BinaryIO) -> tuple[int, bytes]:
     """Write all pieces; their size in bytes and their SHA-256."""
     start = target.tell()
     digest = hashlib.sha256()
-    for piece in _read(source) if isinstance(source, Path) else source:
-        digest.update(piece)
-        target.write(piece)
+    with ThreadPoolExecutor(1) as hashing:  # neither holds Python's lock over a long piece
+        for piece in _read(source) if isinstance(source, Path) else source:
+            hashed = hashing.submit(digest.update, piece)
+            target.write(piece)
+            hashed.result()
     return target.tell() - start, digest.digest()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.ir import Call, Expr
 
-from athanor.compiler.passes.rewrite import op_name, static_shape
+from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
 from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d, winograd
 from athanor.schedules.winograd_tasks import winograd_tile
 
@@ -95,7 +95,7 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     made = _winograd(graph, source, weights, int(attrs.groups), options)
     if made is not None:
         return graph.emit_blocked(made, out_channels, name)
-    packed = relax.const(conv2d.pack_conv2d_weight(weights, plan), "float32")
+    packed = array_constant(conv2d.pack_conv2d_weight(weights, plan))
 
     def depthwise(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         return conv2d.depthwise_conv2d_blocked(x, w, **options)
@@ -165,7 +165,7 @@ def _winograd(
     )
     if tile is None:
         return None
-    packed = relax.const(winograd.pack_winograd_weight(weights, plan, tile), "float32")
+    packed = array_constant(winograd.pack_winograd_weight(weights, plan, tile))
 
     def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         return winograd.winograd_conv2d_blocked(

@@ -9,12 +9,18 @@ import tvm
 from tvm import relax
 from tvm.ir import Call, Expr, GenericConst, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, constant_array, op_name, static_shape
+from athanor.compiler.passes.rewrite import (
+    GraphRewriter,
+    array_constant,
+    constant_array,
+    op_name,
+    static_shape,
+)
 
 
 def _permute(call: Call, x: np.ndarray) -> np.ndarray:
     axes = call.attrs.axes
-    return np.ascontiguousarray(np.transpose(x, None if axes is None else [int(a) for a in axes]))
+    return np.transpose(x, None if axes is None else [int(a) for a in axes])
 
 
 def _reshape(call: Call, x: np.ndarray) -> np.ndarray:
@@ -80,6 +86,4 @@ class _Rewriter(GraphRewriter):
         result = fold(called, *(constant_array(arg) for arg in tensors))
         if result.shape != static_shape(old):
             return None
-        # ascontiguousarray gives a scalar an axis
-        dense = np.ascontiguousarray(result).reshape(result.shape)
-        return relax.const(dense, str(old.ty.dtype))
+        return array_constant(result.astype(str(old.ty.dtype), copy=False))

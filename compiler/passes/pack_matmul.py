@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, call_of, constant_array, op_name
+from athanor.compiler.passes.rewrite import (
+    GraphRewriter,
+    array_constant,
+    call_of,
+    constant_array,
+    op_name,
+)
 from athanor.schedules.compute import matmul
 from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.targets import TargetSpec
@@ -54,9 +59,9 @@ class _Rewriter(GraphRewriter):
         if weights is not None and ranks[1] == 2:
             depth, columns = weights.shape
             if matmul.worth_dots(depth, columns, self.target):
-                rows = relax.const(np.ascontiguousarray(weights.T), "float32")
+                rows = array_constant(weights.T)
                 return self.emit(self.call(matmul.matmul_dots, a, rows, hint="matmul"), name)
-            packed = relax.const(matmul.pack_matmul_weight(weights, False, self.target))
+            packed = array_constant(matmul.weight_panels(weights, False, self.target))
             if self.bf16 and depth % 2 == 0:
                 a, packed = self.narrow(a), relax.const(pack_pairs(constant_array(packed), 1))
 

@@ -158,6 +158,16 @@ def constant_array(expr: GenericConst) -> np.ndarray:
         return expr.value.numpy()
 
 
+def array_constant(array: np.ndarray) -> GenericConst:
+    """A constant with the elements of `array`, which are copied once, whatever its strides."""
+    try:
+        tensor = tvm.runtime.empty(array.shape, str(array.dtype))
+        np.copyto(np.from_dlpack(tensor), array)
+    except (BufferError, RuntimeError, TypeError):  # a type that DLPack lacks in NumPy
+        return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
+    return relax.const(tensor)
+
+
 def static_shape(expr: Expr) -> tuple[int, ...] | None:
     """The shape where every dimension is known, else None."""
     shape = getattr(expr.ty, "shape", None)

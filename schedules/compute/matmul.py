@@ -72,13 +72,20 @@ def pack_matmul_weight(weight: np.ndarray, transposed: bool, target: TargetSpec)
 
     nt is `matmul_panel(target, N)`; panel p holds the columns from p * nt on.
     """
-    columns = weight if transposed else weight.T
-    n, k = columns.shape
+    return np.ascontiguousarray(weight_panels(weight, transposed, target))
+
+
+def weight_panels(weight: np.ndarray, transposed: bool, target: TargetSpec) -> np.ndarray:
+    """As `pack_matmul_weight`, but a view of the weight where panels are full."""
+    n, k = weight.shape if transposed else weight.shape[::-1]
     panel = matmul_panel(target, n)
     panels = -(-n // panel)
-    padded = np.zeros((panels * panel, k), weight.dtype)
-    padded[:n] = columns
-    return np.ascontiguousarray(padded.reshape(panels, panel, k).transpose(0, 2, 1))
+    if n % panel:
+        missing = (0, panels * panel - n)
+        weight = np.pad(weight, (missing, (0, 0)) if transposed else ((0, 0), missing))
+    if transposed:
+        return weight.reshape(panels, panel, k).transpose(0, 2, 1)
+    return weight.reshape(k, panels, panel).transpose(1, 0, 2)
 
 
 def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
