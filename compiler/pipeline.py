@@ -14,6 +14,7 @@ from athanor.compiler.passes.fuse_attention import FuseAttention
 from athanor.compiler.passes.fuse_named import FuseNamed
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
+from athanor.compiler.passes.merge_equal import MergeEqual
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.targets import TargetSpec
@@ -29,7 +30,7 @@ def graph_passes(
     return [
         # Phase 0: the graph as the importer left it -> canonical
         relax_transform.CanonicalizeBindings(),
-        relax_transform.EliminateCommonSubexpr(),
+        MergeEqual(),
         FoldConstants(),
         FoldChannelAffine(),
         LiftConv1d(),

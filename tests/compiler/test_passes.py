@@ -11,6 +11,7 @@ from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
+from athanor.compiler.passes.merge_equal import MergeEqual
 from athanor.compiler.passes.rewrite import constant_array
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.targets import find_target
@@ -193,3 +194,31 @@ def test_a_convolution_of_an_image_is_blocked_only_for_readers_that_want_it(read
 
     mod = BlockLayouts(find_target("native"))(module(build, x=(1, 3, 9, 9)))
     assert ("relax.nn.conv2d" in operators(mod)) is not read_on
+
+
+def test_what_is_the_same_is_computed_once():
+    """Equal constants are the same if they are small, or one object."""
+    large, small = constant(40, 40), constant(40)
+    twin = relax.const(constant_array(small).copy())
+
+    def build(emit, x):
+        sums = [emit(R.add(emit(R.matmul(x, large)), bias)) for bias in (small, twin, small)]
+        return emit(R.multiply(emit(R.multiply(sums[0], sums[1])), sums[2]))
+
+    before = module(build, x=(2, 40))
+    after = MergeEqual()(before)
+    merged = ["relax.matmul", "relax.add", "relax.multiply", "relax.multiply"]
+    assert operators(after) == merged
+    expected = relax.transform.EliminateCommonSubexpr()(before)
+    assert tvm_ffi.structural_equal(after, expected)
+    assert operators(expected) == merged
+
+
+def test_different_large_constants_stay_apart():
+    before = module(
+        lambda emit, x: emit(
+            R.add(emit(R.matmul(x, constant(40, 40))), emit(R.matmul(x, constant(40, 40))))
+        ),
+        x=(2, 40),
+    )
+    assert tvm_ffi.structural_equal(MergeEqual()(before), before)
