@@ -116,7 +116,7 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
 
     def element(*indices: tirx.Expr) -> tirx.Expr:
         *outer, i, j = indices
-        row = unflatten(i if exact else tirx.min(i, total - 1), folded)
+        row = unflatten(i if exact else _clamped(i, total), folded)
         right = b_packed[j // panel, k, j % panel]
         if pairs:
             pair = bf16.pair(left(*outer, *row, 2 * k), left(*outer, *row, 2 * k + 1))
@@ -184,7 +184,7 @@ def batch_matmul(
 
     def element(*indices: tirx.Expr) -> tirx.Expr:
         *place, i, j = indices
-        row = i if exact_rows else tirx.min(i, m - 1)
+        row = i if exact_rows else _clamped(i, m)
         left = a(*outer(place, batch_a), *((k, row) if transpose_a else (row, k)))
         right = filled(*place, tirx.floordiv(j, panel), k, tirx.floormod(j, panel))
         return te.sum(left * right.astype(a.dtype), axis=k)
@@ -196,6 +196,16 @@ def batch_matmul(
         attrs={KIND: "batch_matmul", ROWS: rows},
     )
     return te.compute((*batch, m, n), lambda *i: product(*i), name="matmul_out")
+
+
+def _clamped(row: tirx.Expr, rows: tirx.Expr | int) -> tirx.Expr:
+    """The last row where there is no such row; a condition, which `PartitionLoops` can decide."""
+    known = constant(rows)
+    if known is None:
+        row, last = row.astype("int64"), rows - 1
+    else:
+        last = tirx.const(known - 1, str(row.ty.dtype))
+    return tirx.Select(row <= last, row, last)
 
 
 def _round_up(extent: tirx.Expr, step: int, count: bool = False) -> tirx.Expr | int:
