@@ -59,9 +59,14 @@ def line_cycles(length: int, pixels: int, vectors: int, taps: int, target: Targe
     return cycles + (step_cycles(rest, vectors, taps, target) if rest else 0)
 
 
-def best_pixels(length: int | None, vectors: int, taps: int, target: TargetSpec) -> RegisterTile:
-    """The tile with that many vectors that takes a line (None: any length) in least cycles."""
-    most = most_pixels(vectors, target)
+def best_pixels(
+    length: int | None, vectors: int, taps: int, target: TargetSpec, limit: int = 64
+) -> RegisterTile:
+    """The tile with that many vectors that takes a line (None: any length) in least cycles.
+
+    limit: pixels of a tile at most, for other reasons than registers.
+    """
+    most = min(limit, most_pixels(vectors, target))
     if length is None:
         return RegisterTile(most, vectors, step_cycles(most, vectors, taps, target) / most)
     sizes = range(1, min(most, length) + 1)

@@ -20,6 +20,7 @@ from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
 from athanor.targets.bf16_dots import JoinPairs, LowerDots, MarkRounding
 from athanor.targets.lower_math import LowerMath, LowerPower
+from athanor.targets.overlap_rests import OverlapRests
 from athanor.targets.partition_loops import PartitionLoops
 from athanor.targets.shorten_reductions import ShortenReductions
 from athanor.targets.target import TargetSpec
@@ -139,6 +140,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             t.BindTarget(target.tvm),
             # Blocks -> loops over flat memory
             ShortenReductions(),
+            OverlapRests(),
             s.CanonicalizeLoop(),
             s.LowerInitBlock(),
             s.PlanAndUpdateBufferAllocationLocation(),

@@ -11,6 +11,7 @@ from tvm.ir import Call, Expr
 
 from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
 from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d, winograd
+from athanor.schedules.plain_tile import plain_is_faster
 from athanor.schedules.winograd_tasks import winograd_tile
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     made = _winograd(graph, source, weights, int(attrs.groups), options)
     if made is not None:
         return graph.emit_blocked(made, out_channels, name)
+    if alone and plan.kind == "dense" and _plain_is_faster(graph, call, plan, weights):
+        return None
     packed = array_constant(conv2d.pack_conv2d_weight(weights, plan))
 
     def depthwise(x: te.Tensor, w: te.Tensor) -> te.Tensor:
@@ -106,6 +109,25 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     compute = depthwise if plan.kind == "depthwise" else dense
     made = graph.call(compute, source, packed, hint="conv2d")
     return graph.emit_blocked(made, out_channels, name)
+
+
+def _plain_is_faster(
+    graph: LayoutRewriter, call: Call, plan: conv2d.Conv2dPlan, weights: np.ndarray
+) -> bool:
+    """Whether blocks cost more than they give to a convolution that nobody shares them with."""
+    assert graph.old is not None, "a binding is rewritten"
+    image, result = static_shape(call.args[0]), static_shape(graph.old)
+    if image is None or result is None or _pair(call.attrs.strides) != (1, 1):
+        return False
+    return plain_is_faster(
+        (plan.in_channels, plan.out_channels),
+        (image[2], image[3]),
+        (result[2], result[3]),
+        weights.shape[2] * weights.shape[3],
+        plan.groups,
+        plan.nominal[1],
+        graph.target,
+    )
 
 
 def _in_pairs(

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import tvm_ffi
 from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
 from athanor.schedules.conv_tasks import PARALLEL_MACS
 from athanor.schedules.decisions import decide
+from athanor.schedules.plain_tile import plain_tile, tile_columns
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.schedules.rules.cpu_depthwise import macs
+from athanor.targets.overlap_rests import OVERLAP
+from athanor.targets.partition_loops import HINT
 from athanor.targets.target import TargetSpec
 
 SBlockRV = s_tir.schedule.SBlockRV
+
+TASKS = 8
+"""Into which a flat map is cut at least, where it is long enough: more cores than most have."""
 
 
 class CPUConv2dPlain:
     """Vectors along rows, several output channels at once.
 
         pad = input with zeros around                           # a nest of its own
-        for image, channel tile, row in parallel(...):
-            for vector of columns:
+        for image, row in parallel(...):
+            for columns, channels in tiles:
                 acc[channels, columns] = 0                      # registers
                 for input channel, kh, kw:
                     for channel (unrolled): acc[channel, :] += pad[columns] * weight[channel]
                 out[channels, columns] = epilogue(acc)
 
-    For what blocked layouts do not take: weights that are computed at run time, transposed
-    convolutions with groups or dilation. A row shorter than a vector takes what divides it.
+    For convolutions whose neighbours want no blocks and whose channels would leave much of one
+    empty, and for what blocked layouts do not take: weights that are computed at run time,
+    transposed convolutions with groups or dilation. Where one tap reads the pixels as they lie,
+    the whole map is one row. A row shorter than a vector takes what divides it.
 
     Matches: one sum of products over three axes (channel, row, column) into NCHW, as TVM's
     conv2d, group_conv2d and conv2d_transpose legalize to; spatial blocks before and behind it.
@@ -52,7 +62,11 @@ class CPUConv2dPlain:
         if len(left) > 1:
             return None
         for name in before:
-            schedule_rest(sch, sch.get_sblock(name), target)
+            pad = sch.get_sblock(name)
+            if blocks.has_conditions(sch.get(pad).body):
+                schedule_rest(sch, pad, target)
+            else:
+                sch.compute_inline(pad)
         if left and _same_shape(sch, product, left[0]):
             last = left[0]
         else:
@@ -85,26 +99,39 @@ def _same_shape(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV) -> bool:
 
 def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: TargetSpec) -> None:
     sizes = blocks.extents(sch, product)
-    image, channel, row, column = sch.get_loops(last)
-    channels, width = sizes[1], sizes[3]
-    # Half of the registers, so that the weights' broadcasts and the row of the input fit too.
-    most = max(1, target.vector_registers // 2)
-    candidates = [d for d in divisors(channels or 1) if d <= most]
-    tile = decide(sch, "channels", candidates, candidates[-1])
-    lanes = _lanes(width, target)
-    channel_tile, channel = sch.split(channel, [None, tile])
-    vector, lane = sch.split(column, [None, lanes])
-    sch.reorder(image, channel_tile, row, vector, channel, lane)
-    if width is None or width % lanes:
-        sch.annotate(vector, "pragma_loop_partition_hint", 1)
-    sch.compute_at(product, vector, preserve_unit_loops=True)
-    *_, n, o, h, w, rc, kh, kw = sch.get_loops(product)
-    sch.reorder(n, h, rc, kh, kw, o, w)
-    sch.unroll(o)
+    channels = sizes[1]
+    if _is_linear(sch, product):
+        _make_linear(sch, product, last)
+    image, channel, *rows, column = sch.get_loops(last)
+    width = blocks.constant(sch.get(column).extent)
+    tile = plain_tile(channels, width, math.prod(s or 1 for s in sizes[4:]), target)
+    counts = [c for c in divisors(channels or 1) if c < target.vector_registers]
+    together = decide(sch, "channels", sorted({*counts, tile.channels}), tile.channels)
+    # Several vectors are one long vector to TVM.
+    lanes = decide(sch, "columns", tile_columns(width, target), tile.columns)
+    channel_tile, channel = sch.split(channel, [None, together])
+    if rows:
+        step, lane = sch.split(column, [None, lanes])
+    else:  # a flat map has no rows to be tasks: some tiles of it are
+        part, step, lane = sch.split(column, [None, max(1, (width or 0) // (lanes * TASKS)), lanes])
+        rows = [part]
+    sch.reorder(image, *rows, step, channel_tile, channel, lane)
+    sch.compute_at(product, channel_tile, preserve_unit_loops=True)
+    *_, o, w, rc, kh, kw = sch.get_loops(product)
+    if len(sch.get(last).iter_vars) == 4:
+        *_, o, h, w, rc, kh, kw = sch.get_loops(product)
+        sch.reorder(h, o)
+    sch.reorder(rc, kh, kw, o, w)
     sch.vectorize(w)
-    sch.unroll(channel)
     sch.vectorize(lane)
-    task = sch.fuse(image, channel_tile, row)
+    sch.unroll(o)
+    sch.unroll(channel)
+    if width is None:
+        sch.annotate(step, HINT, 1)
+    elif width % lanes:
+        sch.annotate(step, OVERLAP, [width, lanes])
+    sch.annotate(channel_tile, HINT, 1)
+    task = sch.fuse(image, *rows)
     large = None in sizes or macs(sizes) > 2 * PARALLEL_MACS
     if decide(sch, "parallel", (0, 1), int(large)):
         sch.parallel(task)
@@ -114,12 +141,19 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
     sch.vectorize(init_lane)
 
 
-def _lanes(width: int | None, target: TargetSpec) -> int:
-    """A whole vector, or a half or quarter where that divides a row and a whole one does not."""
-    full = target.lanes(32)
-    if width is None:
-        return full
-    exact = [size for size in (full, full // 2, full // 4) if size >= 4 and width % size == 0]
-    if exact:
-        return exact[0]
-    return full if width >= full else 1 << (width.bit_length() - 1)
+def _is_linear(sch: s_tir.Schedule, product: SBlockRV) -> bool:
+    """Whether pixels lie in the input as in the output: one tap, no stride, no pads."""
+    sizes = blocks.extents(sch, product)
+    source = sch.get(product).reads[0].source
+    pixels = [blocks.constant(dim) for dim in source.shape[2:]]
+    return sizes[5:] == [1, 1] and pixels == sizes[2:4] and None not in pixels
+
+
+def _make_linear(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV) -> None:
+    """(row, column) of the product and of what stores it -> pixel."""
+    width = blocks.extents(sch, product)[3]
+    sch.transform_block_layout(
+        product, lambda n, o, h, w, rc, kh, kw: (n, o, h * width + w, rc, kh, kw)
+    )
+    sch.transform_layout(product, ("write", 0), lambda n, o, h, w: (n, o, h * width + w))
+    sch.transform_block_layout(last, lambda n, o, h, w: (n, o, h * width + w))

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from tvm import tirx, topi
 
+from athanor.schedules.compute.conv2d import plan_conv2d
+from athanor.schedules.plain_tile import plain_is_faster
 from athanor.schedules.rules.cpu_conv2d_plain import CPUConv2dPlain
 
 from .blocked import convolve
@@ -14,6 +16,10 @@ CASES = [
     (12, 18, (9, 9), 3, 1, 0, 1, 3),
     (4, 6, (1, 1), 1, 1, 0, 1, 1),
     (2, 2, (6, 3), 3, 1, 1, 1, 1),
+    (5, 19, (13, 17), 1, 1, 0, 1, 1),  # channels and pixels past the last full tile
+    (3, 53, (7, 7), 1, 1, 0, 1, 1),  # as many channels as no divisor
+    (6, 29, (5, 101), 3, 1, 1, 1, 1),
+    (49, 7, (7, 7), 1, 1, 0, 1, 1),  # channels and pixels equal in number
 ]
 
 
@@ -55,3 +61,19 @@ def test_declines_other_sums():
     assert CPUConv2dPlain().apply(prim_func([data], [topi.sum(data, (1, 2, 3))]), NATIVE) is None
     pooled = topi.nn.pool2d(data, (2, 2), (2, 2), (1, 1), (0, 0, 0, 0), "avg")
     assert CPUConv2dPlain().apply(prim_func([data], [pooled]), NATIVE) is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "size", "kernel", "groups", "plain"),
+    [
+        (17, 19, (56, 56), 1, 1, True),  # 19 of 32 channels, and nothing to pack
+        (5, 7, (100, 100), 3, 1, True),
+        (256, 256, (56, 56), 3, 1, False),
+    ],
+)
+def test_the_faster_layout(channels, out_channels, size, kernel, groups, plain):
+    result = tuple(length - kernel + 1 for length in size)
+    products = plan_conv2d(channels, out_channels, (kernel, kernel), groups, 16).nominal[1]
+    given = ((channels, out_channels), size, result, kernel * kernel, groups, products, NATIVE)
+    if NATIVE.vector_bits == 512:
+        assert plain_is_faster(*given) == plain

@@ -1,0 +1,79 @@
+"""Tiles of convolutions in NCHW: channels x columns, and when they beat blocked layouts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from athanor.schedules.register_tile import best_pixels, most_pixels
+from athanor.targets.target import TargetSpec
+
+PACK_BYTES_PER_CYCLE = 10
+"""At which channels are put into blocks and taken out again, from and to the L2 cache."""
+BLOCKED_EFFICIENCY = 0.95
+"""Of blocked convolutions, over full blocks."""
+
+
+@dataclass(frozen=True)
+class PlainTile:
+    """What the registers hold, and the cycles of one reduction step over all channels and a row."""
+
+    channels: int
+    columns: int
+    cycles: float
+
+
+def tile_columns(width: int | None, target: TargetSpec) -> list[int]:
+    """Columns that a tile may have: some vectors, or a part of one for rows shorter than that."""
+    full = target.lanes(32)
+    if width is not None and width < full:
+        return [1 << (width.bit_length() - 1)]
+    return [v * full for v in (1, 2, 4) if width is None or v * full <= width]
+
+
+def plain_tile(
+    channels: int | None, width: int | None, steps: int, target: TargetSpec
+) -> PlainTile:
+    """The fastest tile for that many channels and columns of a row (None: any).
+
+    steps: of the reduction, and so the distance of one channel's weights from the next one's.
+    """
+    full = target.lanes(32)
+    # Weights a multiple of 4 KiB apart meet in one set of the L1 cache, which has 8 lines or more.
+    together = 8 * (4096 // math.gcd(4 * steps, 4096)) - 2
+    tiles = []
+    for columns in tile_columns(width, target):
+        vectors = max(1, columns // full)
+        if not most_pixels(vectors, target):
+            continue
+        tile = best_pixels(channels, vectors, 1, target, together)
+        times = 1 / columns if width is None else -(-width // columns)
+        tiles.append(PlainTile(tile.pixels, columns, tile.cycles * times))
+    return min(tiles, key=lambda tile: (tile.cycles, -tile.columns))
+
+
+def plain_is_faster(
+    channels: tuple[int, int],
+    image: tuple[int, int],
+    result: tuple[int, int],
+    taps: int,
+    groups: int,
+    products: int,
+    target: TargetSpec,
+) -> bool:
+    """Whether a convolution of stride 1 alone is faster in NCHW than packed, blocked and unpacked.
+
+    channels: of input and output; image and result: their rows and columns; taps: of the kernel;
+    products: of channels, for one tap and one element of the map, that blocks compute.
+    """
+    inputs, outputs = channels
+    linear = taps == 1 and image == result
+    rows, width = (1, math.prod(result)) if linear else result
+    steps = inputs // groups * taps
+    plain = groups * rows * steps * plain_tile(outputs // groups, width, steps, target).cycles
+    if not linear:
+        plain += inputs * math.prod(image) * 8 / PACK_BYTES_PER_CYCLE  # the copy with pads
+    sums = products * taps * math.prod(result) / target.lanes(32)
+    work = sums / target.fma_pipes / BLOCKED_EFFICIENCY
+    moved = inputs * math.prod(image) + outputs * math.prod(result)
+    return plain < work + moved * 8 / PACK_BYTES_PER_CYCLE

@@ -1,0 +1,105 @@
+"""The last tile of a line moved back to where it is whole."""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm import ir, s_tir, tirx
+from tvm.ir import IRModule
+from tvm.sym import Analyzer, detect_linear_equation
+
+OVERLAP = "athanor.overlap"
+"""Annotation of a loop over tiles: [elements of the line, of a tile], the second not the larger. So
+a schedule rule asks for it where what a tile stores depends on nothing that any tile stores."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="OverlapRests")
+class OverlapRests:
+    """Let the last tile of a line begin early enough to be whole, instead of ending it short.
+
+        for step in range(4):                                  # OVERLAP: [100, 32]
+            for lane in range(32):
+                if step * 32 + lane < 100:
+                    y[step * 32 + lane] = f(step * 32 + lane)
+    =>
+        for step in range(4):
+            for lane in range(32):
+                y[min(step * 32, 68) + lane] = f(min(step * 32, 68) + lane)
+
+    Some elements are computed twice, and to the same value. A rest of its own would be computed
+    element by element, which takes as long as many tiles. While blocks are still there, after
+    scheduling: the scheduler wants bindings without a minimum.
+    """
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """See the class."""
+        for variable, func in mod.functions_items():
+            if isinstance(func, tirx.PrimFunc):
+                body = tvm_ffi.structural_map(func.body, (tirx.For, _overlapping), order="post")
+                mod[variable] = func.with_body(body)
+        return mod
+
+
+def _overlapping(loop: tirx.For) -> tirx.For:
+    if OVERLAP not in loop.annotations:
+        return loop
+    length, tile = (int(size) for size in loop.annotations[OVERLAP])
+    inner: list[tirx.Var] = []
+
+    def see(each: tirx.For) -> None:
+        if not isinstance(each.extent, tirx.IntImm) or int(each.extent) > 1:
+            inner.append(each.loop_var)
+
+    tvm_ffi.structural_walk(loop.body, (tirx.For, see))
+
+    def moved(realize: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
+        return _moved(realize, inner, length, tile)
+
+    body = tvm_ffi.structural_map(loop.body, (s_tir.SBlockRealize, moved))
+    kept = {key: value for key, value in loop.annotations.items() if key != OVERLAP}
+    kind, binding = loop.kind, loop.thread_binding
+    return tirx.For(loop.loop_var, loop.min, loop.extent, kind, body, binding, kept)
+
+
+def _moved(
+    realize: s_tir.SBlockRealize, inner: list[tirx.Var], length: int, tile: int
+) -> s_tir.SBlockRealize:
+    """The block with whole tiles of the axis that has that length and is tiled inside and out."""
+    analyzer = Analyzer()
+    predicate = realize.predicate
+    values = []
+    for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True):
+        values.append(value)
+        terms = detect_linear_equation(value, inner)
+        if not terms or not _is(axis.dom.extent, length):
+            continue
+        lanes = [variable for variable, factor in zip(inner, terms, strict=False) if int(factor)]
+        begin = analyzer.simplify(terms[-1])
+        outside = tirx.analysis.undefined_vars(begin)
+        if not lanes or not outside:
+            continue
+        # Loops above may go on where the line has ended.
+        conditions = [c for c in _conjuncts(predicate) if not _uses(c, [*lanes, *outside])]
+        predicate = begin < length
+        for condition in conditions:
+            predicate = tirx.And(predicate, condition)
+        begin = tirx.min(begin, tirx.IntImm("int64", length - tile))
+        for variable, factor in zip(inner, terms[:-1], strict=True):
+            begin = begin + variable * factor
+        values[-1] = begin
+    return s_tir.SBlockRealize(values, predicate, realize.block)
+
+
+def _conjuncts(condition: tirx.Expr) -> list[tirx.Expr]:
+    if isinstance(condition, tirx.And):
+        return [*_conjuncts(condition.a), *_conjuncts(condition.b)]
+    return [condition]
+
+
+def _uses(expr: ir.Expr, variables: list[tirx.Var]) -> bool:
+    used = tirx.analysis.undefined_vars(expr)
+    return any(one.same_as(variable) for one in used for variable in variables)
+
+
+def _is(extent: ir.Expr, length: int) -> bool:
+    return isinstance(extent, tirx.IntImm) and int(extent) == length
