@@ -84,11 +84,10 @@ int main(int count, char **words) {
   if (!has_features()) return 3;
   signal(SIGPIPE, SIG_IGN); /* of a child that has ended; read tells */
   uint64_t evict_bytes = 0;
-  const uint64_t most = measure_evictable_bytes();
   for (int32_t i = 0; i < measure_num_candidates; i++)
     if (measure_candidates[i].evict_bytes > evict_bytes)
       evict_bytes = measure_candidates[i].evict_bytes;
-  if (!measure_make_other_memory(evict_bytes < most ? evict_bytes : most)) {
+  if (!measure_make_other_memory(evict_bytes)) {
     fprintf(stderr, "measure: no memory to empty the caches with\n");
     return 1;
   }

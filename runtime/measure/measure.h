@@ -88,10 +88,9 @@ bool measure_compare(const MeasureArgument *argument, const void *data, const vo
 
 /* ---- caches.c --------------------------------------------------------------------------------- */
 
-/* Memory of which a part is read between calls; made before the processes fork. */
-bool measure_make_other_memory(uint64_t size_bytes);
-/* The most that makes a difference here. */
-uint64_t measure_evictable_bytes(void);
+/* Memory that is read between calls, enough for that evict_bytes; made before the processes fork.
+ * False without memory. */
+bool measure_make_other_memory(uint64_t evict_bytes);
 /* Brings the caches into the state that they have in a model; see there. */
 void measure_set_caches(const MeasureCandidate *candidate, const MeasureBuffer *buffers);
 
