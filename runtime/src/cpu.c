@@ -75,19 +75,39 @@ static int has_by_cpuid(const char *name) {
 }
 
 const char *ath_cpu_family(void) { return "x86_64"; }
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+/* Bits of AT_HWCAP, and of AT_HWCAP2 where `second`. Linux, "ARM64 ELF hwcaps". The kernel's own
+ * word: under an emulator, /proc/cpuinfo is that of the machine below. */
+typedef struct {
+  const char *name;
+  uint8_t bit, second;
+} Feature;
+
+static const Feature features[] = {
+    {"fp", 0, 0},        {"asimd", 1, 0},     {"aes", 3, 0},      {"pmull", 4, 0},
+    {"sha1", 5, 0},      {"sha2", 6, 0},      {"crc32", 7, 0},    {"atomics", 8, 0},
+    {"fphp", 9, 0},      {"asimdhp", 10, 0},  {"asimdrdm", 12, 0}, {"asimddp", 20, 0},
+    {"sve", 22, 0},      {"asimdfhm", 23, 0}, {"sve2", 1, 1},     {"svebf16", 12, 1},
+    {"i8mm", 13, 1},     {"bf16", 14, 1},
+};
+
+static int has_by_cpuid(const char *name) {
+  for (size_t i = 0; i < sizeof features / sizeof *features; i++)
+    if (!strcmp(features[i].name, name))
+      return getauxval(features[i].second ? AT_HWCAP2 : AT_HWCAP) >> features[i].bit & 1;
+  return -1;
+}
+
+const char *ath_cpu_family(void) { return "aarch64"; }
 #else
 static int has_by_cpuid(const char *name) {
   (void)name;
   return -1;
 }
 
-const char *ath_cpu_family(void) {
-#if defined(__aarch64__)
-  return "aarch64";
-#else
-  return "unknown";
-#endif
-}
+const char *ath_cpu_family(void) { return "unknown"; }
 #endif
 
 /* Looks for the name in the first "flags" (x86) or "Features" (Arm) line. */
