@@ -29,7 +29,10 @@ BINDING = RUNTIME / "binding" / "fast_call.c"
 BINDING_NAME = "_fast_call.abi3.so"
 # What a user needs to build the runtime into an app, or for another machine.
 SHIPPED = [
-    path for name in ("include", "src", "measure") for path in sorted(RUNTIME.glob(f"{name}/*"))
+    path
+    for name in ("include", "src", "measure")
+    for path in sorted(RUNTIME.glob(f"{name}/**/*"))
+    if path.is_file()
 ]
 
 CFLAGS = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
