@@ -17,17 +17,24 @@ _VERIFY = {None: 0, True: 1, False: 2}
 
 
 def load(
-    path: str | os.PathLike[str], threads: int | None = None, *, verify: bool | None = None
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    *,
+    verify: bool | None = None,
+    device: int = 0,
+    stream: int | None = None,
 ) -> Model:
     """The model in the artifact at `path`, ready to run.
 
     threads: how many a run uses; None is every core that the process may use.
     verify: compare the hashes of code, metadata and weights with the file; None leaves out the
-    weights of a model past 64 MB, False all hashes but the footer's.
+    weights of a model past 64 MB, False all hashes but the footer's. device: of a model for a GPU,
+    which one, as the driver counts. stream: the address of a CUstream of that device that runs use
+    (torch.cuda.current_stream().cuda_stream); None is one of the model's own.
     Raises RunError where path holds no artifact, one that is cut short, damaged or of another
     version, or one that needs what this machine lacks.
     """
-    return Model(_open(path, 0, verify), threads)
+    return Model(_open(path, 0, verify), threads, device, stream)
 
 
 def inspect(path: str | os.PathLike[str], verify: bool = False) -> dict[str, Any]:

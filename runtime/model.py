@@ -33,12 +33,19 @@ class Model:
     artifact's file is mapped: replace it by rename, never in place.
     """
 
-    def __init__(self, handle: Handle, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        handle: Handle,
+        threads: int | None = None,
+        device: int = 0,
+        stream: int | None = None,
+    ) -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise RunError(f"threads is {threads!r}, expected a positive number or None")
         self._lock = threading.Lock()
         self._handle: Handle | None = handle
         self._threads = threads
+        self._device = device
         self._session: ctypes.c_void_p | None = None
         self._keep_alive: Any = None  # the folder of an artifact that was not saved
         self._ins, self._outs = Values(handle, "input"), Values(handle, "output")
@@ -53,7 +60,9 @@ class Model:
         self._fast: Call | None = None
         self._runs_of_shapes = 0
         self._run = library().athanor_session_run
-        options = SessionOptions(ctypes.sizeof(SessionOptions), threads or 0)
+        options = SessionOptions(
+            ctypes.sizeof(SessionOptions), threads or 0, device=device, stream=stream
+        )
         session = ctypes.c_void_p()
         check(
             library().athanor_session_create(
@@ -67,12 +76,15 @@ class Model:
         """What the artifact says of itself: versions, hashes, target, kernels and sizes."""
         return self._alive()[0].metadata()
 
-    def new_session(self, threads: int | None = None) -> Model:
+    def new_session(
+        self, threads: int | None = None, device: int | None = None, stream: int | None = None
+    ) -> Model:
         """A Model of the same weights with memory of its own, for another thread.
 
-        threads: None is the number of this one.
+        threads and device: None are those of this one. stream: as for `athanor.load`.
         """
-        other = Model(self._alive()[0], threads or self._threads)
+        device = self._device if device is None else device
+        other = Model(self._alive()[0], threads or self._threads, device, stream)
         other._keep_alive = self._keep_alive
         return other
 

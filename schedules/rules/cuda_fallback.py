@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tvm import s_tir, tirx
+from tvm import ir, s_tir, tirx
 
 from athanor.schedules import blocks
 from athanor.schedules.rules.by_hand import ByHand
@@ -61,17 +61,43 @@ def bind(sch: s_tir.Schedule, block: Block) -> None:
     outputs = _product(sch, spatial)
     length = _product(sch, reduced)
     outer = sch.fuse(*spatial) if len(spatial) > 1 else spatial[0]
-    if reduced and outputs is not None and outputs < _FEW_OUTPUTS:
+    few = outputs is not None and outputs < _FEW_OUTPUTS
+    if reduced and few and _can_share(sch, block):
         if length is None or length >= _WORTH_SHARING:
             if _share(sch, outer, reduced, length):
                 return
-    blocks_loop, threads_loop = sch.split(outer, [None, THREADS])
+    # A thread's sum stays in a register, and is stored once.
+    sums = len(sch.get(block).writes) == 1 and sch.get(block).init is not None
+    stored = sch.cache_write(block, 0, "local") if reduced and sums else None
+    # No thread too many where results are few: the store of a scalar gets no condition.
+    threads = THREADS if outputs is None else max(1, min(THREADS, outputs))
+    blocks_loop, threads_loop = sch.split(outer, [None, threads])
     sch.bind(blocks_loop, "blockIdx.x")
     sch.bind(threads_loop, "threadIdx.x")
+    if stored is not None:
+        sch.reverse_compute_at(stored, threads_loop, preserve_unit_loops=True)
     if reduced and sch.get(block).init is not None:
         # Apart, for within the loops it would be missing where they run zero times; and last, or
         # the scheduler takes what remains for no reduction.
         sch.decompose_reduction(block, reduced[0])
+
+
+def _can_share(sch: s_tir.Schedule, block: Block) -> bool:
+    """Whether TVM knows how threads bring their parts of the result together.
+
+    It knows sums, products, maxima and minima, but not ArgMax, nor maxima that hand NaN on or
+    start at an infinity.
+    """
+    stmt = sch.get(block)
+    if stmt.init is None or not isinstance(stmt.body, tirx.BufferStore):
+        return False
+    value, start = stmt.body.value, stmt.init.value
+    if isinstance(start, tirx.FloatImm) and not math.isfinite(start.value):
+        return False
+    if not isinstance(value, (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)):
+        return False
+    first = blocks.loads(value.a)
+    return isinstance(value.a, ir.TensorLoad) and first[0].source.same_as(stmt.body.buffer)
 
 
 def _share(
