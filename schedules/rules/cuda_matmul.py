@@ -49,8 +49,10 @@ def _is_product(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
     buffers = [region.source for region in (*stmt.reads, *stmt.writes)]
     if any(str(buffer.dtype) != "float32" for buffer in buffers):
         return False
-    value = stmt.body.value if isinstance(stmt.body, tirx.BufferStore) else None
-    if not isinstance(value, tirx.Add) or not isinstance(value.b, tirx.Mul):
+    if not isinstance(stmt.body, tirx.BufferStore):
+        return False
+    value = stmt.body.value
+    if not (isinstance(value, tirx.Add) and isinstance(value.b, tirx.Mul)):
         return False
     known = [size for size in sizes if size is not None]
     return min(known[-3:]) > 1 and math.prod(known) >= _WORTH_TILES
