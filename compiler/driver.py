@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 
 from athanor.compiler.artifact import Artifact
+from athanor.compiler.choices import Choices
 from athanor.compiler.device import describe_device, host_program, make_images, place_on_device
 from athanor.compiler.extract import extract_program
 from athanor.compiler.host import Signature, print_host
@@ -116,15 +117,22 @@ def _garbage_left() -> Iterator[None]:
 
 
 def plan_program(
-    imported: ImportedModel, target: TargetSpec, winograd: bool = True, precision: str = "fp32"
+    imported: ImportedModel,
+    target: TargetSpec,
+    winograd: bool = True,
+    precision: str = "fp32",
+    choices: Choices | None = None,
 ) -> tuple[Program, MemoryPlan]:
-    """All of a compilation before scheduling: the calls of a run, and where their tensors lie."""
-    bf16 = precision == "bf16"
+    """All of a compilation before scheduling: the calls of a run, and where their tensors lie.
+
+    choices: what a tuner chose; the points that the graph has are added to it.
+    """
+    options = winograd, precision == "bf16", choices
     subgraphs = [
-        Subgraph(run_graph_passes(graph.mod, target, winograd, bf16), graph.requirements)
+        Subgraph(run_graph_passes(graph.mod, target, *options), graph.requirements)
         for graph in imported.subgraphs
     ]
-    mod = run_graph_passes(imported.mod, target, winograd, bf16)
+    mod = run_graph_passes(imported.mod, target, *options)
     program = extract_program(mod, subgraphs, imported.requirements)
     return program, plan_memory(program)
 
@@ -145,7 +153,10 @@ def build_artifact(
     """An imported model, or a Relax module of your own in its place -> artifact."""
     report = on_progress or _silent
     report("optimize", 0, 1)
-    program, plan = plan_program(imported, target, winograd, precision)
+    choices = tuned.choices() if tuned else Choices()
+    program, plan = plan_program(imported, target, winograd, precision, choices)
+    if tuned:
+        tuned.report_choices(choices)
     device = None
     if target.gpu:
         if profile:

@@ -6,6 +6,7 @@ import tvm
 from tvm.ir import IRModule
 from tvm.relax import transform as relax_transform
 
+from athanor.compiler.choices import Choices
 from athanor.compiler.legalize import LEGALIZE
 from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
@@ -24,9 +25,13 @@ VIEWS = ["relax.reshape", "relax.concat"]
 
 
 def graph_passes(
-    target: TargetSpec, winograd: bool = True, bf16: bool = False
+    target: TargetSpec,
+    winograd: bool = True,
+    bf16: bool = False,
+    choices: Choices | None = None,
 ) -> list[tvm.transform.Pass]:
     """Every pass from the imported graph to fused prim_funcs."""
+    choices = choices or Choices()
     return [
         # Phase 0: the graph as the importer left it -> canonical
         relax_transform.CanonicalizeBindings(),
@@ -37,7 +42,7 @@ def graph_passes(
         FoldConstants(),
         relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
-        *([] if target.gpu else _cpu_layouts(target, winograd, bf16)),
+        *([] if target.gpu else _cpu_layouts(target, winograd, bf16, choices)),
         SimplifyViews(),
         FoldConstants(),
         relax_transform.DeadCodeElimination(),
@@ -52,13 +57,23 @@ def graph_passes(
     ]
 
 
-def _cpu_layouts(target: TargetSpec, winograd: bool, bf16: bool) -> list[tvm.transform.Pass]:
-    return [BlockLayouts(target, winograd, bf16), FuseAttention(target), PackMatmul(target, bf16)]
+def _cpu_layouts(
+    target: TargetSpec, winograd: bool, bf16: bool, choices: Choices
+) -> list[tvm.transform.Pass]:
+    return [
+        BlockLayouts(target, winograd, bf16, choices),
+        FuseAttention(target),
+        PackMatmul(target, bf16, choices),
+    ]
 
 
 def run_graph_passes(
-    mod: IRModule, target: TargetSpec, winograd: bool = True, bf16: bool = False
+    mod: IRModule,
+    target: TargetSpec,
+    winograd: bool = True,
+    bf16: bool = False,
+    choices: Choices | None = None,
 ) -> IRModule:
     """Apply `graph_passes`."""
     with target.gpu.tvm if target.gpu else target.tvm:
-        return tvm.transform.Sequential(graph_passes(target, winograd, bf16))(mod)
+        return tvm.transform.Sequential(graph_passes(target, winograd, bf16, choices))(mod)

@@ -54,6 +54,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
     default=True,
     help="Winograd's method for convolutions where it is faster; default: yes.",
 )
+@click.option(
+    "--choices/--no-choices",
+    default=True,
+    help="Try other methods and layouts of operators, not only other schedules; default: yes.",
+)
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page.")
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on devices of TVM's RPC tracker.")
 @click.option("--key", help="The devices' key at the tracker.")
@@ -85,6 +90,7 @@ def tune(
     threads: int | None,
     seed: int,
     winograd: bool,
+    choices: bool,
     html: Path | None,
     tracker: str | None,
     key: str | None,
@@ -130,6 +136,7 @@ def tune(
         tune_model(models, html=html, fleet=fleet, minutes=minutes, **options)
         return
     with devices(target, tracker, key, threads) as measurer:
+        options["choices"] = choices
         tune_model(models, html=html, fleet=None, minutes=minutes, measurer=measurer, **options)
 
 

@@ -100,19 +100,55 @@ def winograd_tile(
     arithmetic = steps / target.fma_pipes / DIRECT_EFFICIENCY
     stream = taps * taps * depth * out_blocks * block * 4 / MEMORY_BYTES_PER_CYCLE
     best, chosen = WORTH * _together(arithmetic, stream), None
-    for tile in TILES.get(taps, ()):
-        shape = WinogradShape(
-            1, in_blocks, depth, out_blocks, block, winograd_tiles(height, tile, dilation),
-            winograd_tiles(width, tile, dilation), tile, tile + taps - 1,
-        )  # fmt: skip
-        if shape.weight_bytes > MOST_WEIGHT_BYTES:
-            continue
+    for tile, shape in _shapes(
+        (height, width), taps, in_blocks, depth, out_blocks, dilation, block
+    ).items():
         cycles = choose_winograd_tiling(shape, target).cycles
         if dilation > 1:  # its pixels are put in order by a pass of their own
             cycles += 2 * MOVE_CYCLES * height * width * out_blocks * block / lanes
         if cycles < best:
             best, chosen = cycles, tile
     return chosen
+
+
+def winograd_tiles_of(
+    in_size: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    taps: int,
+    in_blocks: int,
+    depth: int,
+    out_blocks: int,
+    _target: TargetSpec,
+    dilation: int = 1,
+    block: int = 16,
+) -> tuple[int, ...]:
+    """Output tiles that are possible; arguments as those of `winograd_tile`."""
+    size = winograd_out_size(in_size, padding, taps, dilation)
+    if min(size) < 1:
+        return ()
+    return tuple(_shapes(size, taps, in_blocks, depth, out_blocks, dilation, block))
+
+
+def _shapes(
+    size: tuple[int, int],
+    taps: int,
+    in_blocks: int,
+    depth: int,
+    out_blocks: int,
+    dilation: int,
+    block: int,
+) -> dict[int, WinogradShape]:
+    """The shape for each output tile whose weight is worth its size in the artifact."""
+    height, width = size
+    found = {}
+    for tile in TILES.get(taps, ()):
+        shape = WinogradShape(
+            1, in_blocks, depth, out_blocks, block, winograd_tiles(height, tile, dilation),
+            winograd_tiles(width, tile, dilation), tile, tile + taps - 1,
+        )  # fmt: skip
+        if shape.weight_bytes <= MOST_WEIGHT_BYTES:
+            found[tile] = shape
+    return found
 
 
 def decide_winograd_tiling(

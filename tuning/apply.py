@@ -8,10 +8,17 @@ from typing import Any
 
 from tvm import tirx
 
+from athanor.compiler.choices import Choices
 from athanor.schedules.decisions import DecisionError, Decisions
 from athanor.targets import TargetSpec
 from athanor.tuning.context import make_context, misfit
-from athanor.tuning.database import BEST, Database, DatabaseWarning, decisions_of
+from athanor.tuning.database import (
+    BEST,
+    CHOICE,
+    Database,
+    DatabaseWarning,
+    decisions_of,
+)
 from athanor.tuning.workload import workload_key
 
 
@@ -21,19 +28,26 @@ class TunedKernels:
     def __init__(self, folder: str | Path, target: TargetSpec, any_cpu: bool = False) -> None:
         """any_cpu: records of every processor fit, for a target that is not this machine."""
         self.database = Database(folder)
-        self._best: dict[str, dict[str, Any]] = {}
-        context = make_context(target, target.cores)
-        misfits: dict[str, int] = {}
-        for record in self.database.records(BEST):
-            reason = misfit(record["context"], context, any_cpu)
-            if reason is not None:
-                misfits[reason] = misfits.get(reason, 0) + 1
-                continue
-            known = self._best.get(record["workload"])
-            if known is None or _distance(record, target) <= _distance(known, target):
-                self._best[record["workload"]] = record
-        for reason, count in misfits.items():
+        self._target, self._any_cpu = target, any_cpu
+        self._misfits: dict[str, int] = {}
+        self._best = self._fitting(BEST, "workload")
+        self._choices = self._fitting(CHOICE, "key")
+        for reason, count in self._misfits.items():
             self._skip(f"{count} records are left out: {reason}")
+
+    def _fitting(self, kind: str, name: str) -> dict[str, dict[str, Any]]:
+        """The last record of each key that fits, of the nearest number of threads."""
+        context = make_context(self._target, self._target.cores)
+        found: dict[str, dict[str, Any]] = {}
+        for record in self.database.records(kind):
+            reason = misfit(record["context"], context, self._any_cpu)
+            if reason is not None:
+                self._misfits[reason] = self._misfits.get(reason, 0) + 1
+                continue
+            known = found.get(record[name])
+            if known is None or self._distance(record) <= self._distance(known):
+                found[record[name]] = record
+        return found
 
     def decisions(self, func: tirx.PrimFunc) -> Decisions | None:
         """Decisions that were faster than the heuristic's, or None."""
@@ -41,6 +55,15 @@ class TunedKernels:
         if record is None or not record["values"]:
             return None
         return decisions_of(record) if self.database.is_same(record["workload"], func) else None
+
+    def choices(self) -> Choices:
+        """What was faster for operators of the graph."""
+        return Choices({key: int(record["value"]) for key, record in self._choices.items()})
+
+    def report_choices(self, made: Choices) -> None:
+        """Say which of `choices` did not fit the graph."""
+        for sentence in made.misfits:
+            self._skip(f"a choice no longer fits, and is left out: {sentence}")
 
     def check_names(self, func: tirx.PrimFunc, names: list[str]) -> None:
         """Raise DecisionError where the rule asked for something else when the record was made."""
@@ -63,6 +86,5 @@ class TunedKernels:
             stacklevel=4,
         )
 
-
-def _distance(record: dict[str, Any], target: TargetSpec) -> int:
-    return abs(int(record["context"]["threads"]) - target.cores)
+    def _distance(self, record: dict[str, Any]) -> int:
+        return abs(int(record["context"]["threads"]) - self._target.cores)

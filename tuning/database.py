@@ -29,9 +29,10 @@ from athanor.tuning.workload import workload_key
 FORMAT = 1
 """Raised when an older reader would misread a line."""
 RECORDS, LOCK = "records.jsonl", "lock"
-WORKLOAD, TRIAL, BEST = "workload", "trial", "best"
-"""Kinds of lines: a kernel before scheduling, a candidate's times or failure, and what was faster
-than the heuristic, or nothing faster than it, when the best were measured in turn."""
+WORKLOAD, TRIAL, BEST, CHOICE = "workload", "trial", "best", "choice"
+"""Kinds of lines: a kernel before scheduling; a candidate's times or failure; what was faster than
+the heuristic, or nothing faster than it, when the best were measured in turn; the same of a choice
+about the graph."""
 
 
 class DatabaseWarning(UserWarning):

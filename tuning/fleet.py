@@ -18,16 +18,16 @@ from athanor.tuning.build import Builder
 from athanor.tuning.context import Context
 from athanor.tuning.database import WORKLOAD, Database
 from athanor.tuning.fleet_worker import SliceResult, describe_worker, make_slice, run_slice
-from athanor.tuning.job import (
+from athanor.tuning.job import model_tasks
+from athanor.tuning.local import LocalMeasurer
+from athanor.tuning.rounds import (
     GAIN_WORTH_A_JOB,
     Job,
     OnProgress,
     TuningReport,
     check_budget,
-    model_tasks,
     next_gain,
 )
-from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.task_state import ROUND, TaskState
 from athanor.tuning.tasks import KernelTask
 

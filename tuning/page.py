@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from athanor.compiler.profiling.page import figure_svg, new_figure, render
-from athanor.tuning.job import TuningReport
+from athanor.tuning.rounds import TuningReport
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 

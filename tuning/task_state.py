@@ -121,6 +121,11 @@ class TaskState:
 
     # Measuring
 
+    def first_candidate(self) -> Candidate | None:
+        """The heuristic's; None where it can't be built."""
+        built = self._build([self.heuristic.values])[0]
+        return None if built.error is not None else make_candidate(self.task, built, None)
+
     def measure_heuristic(self, measurer: Measurer, count: Callable[[], None]) -> None:
         """The first candidate."""
         built = self._build([self.heuristic.values])[0]

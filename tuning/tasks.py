@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 
@@ -32,8 +32,6 @@ class KernelTask:
     """What a run of the model touches besides this kernel's buffers, as far as caches matter."""
     calls: int = 0
     """In one run."""
-    nodes: list[str] = field(default_factory=list)
-    """The model's nodes that it computes."""
 
     @property
     def shapes(self) -> str:
@@ -43,19 +41,29 @@ class KernelTask:
         return f"{', '.join(texts[:-outputs])} -> {', '.join(texts[-outputs:])}"
 
 
-def kernel_tasks(
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel in a run."""
+
+    task: KernelTask
+    nodes: tuple[str, ...]
+    """The model's nodes that it computes."""
+
+
+def kernel_calls(
     program: Program, plan: MemoryPlan, target: TargetSpec, dims: Mapping[str, int]
-) -> dict[str, KernelTask]:
-    """The tasks of a program by key, in the order of their first calls.
+) -> list[Call]:
+    """The calls of a run in order; equal kernels are one task.
 
     dims: sizes of symbolic dimensions; 1 where none is given. Kernels whose sizes only a run knows
-    are no tasks.
+    are left out.
     """
     sizes = Sizes({**{symbol.name: 1 for symbol in program.symbols}, **dims})
     total = weight_offsets(program)[1] + plan.static_bytes
     total += sum(align(sizes.of(size)) for size in plan.slots)
     keys = {name: workload_key(func) for name, func in program.kernels.items()}
     tasks: dict[str, KernelTask] = {}
+    calls = []
     for call in program.kernel_calls():
         known = Sizes(sizes.values)
         arguments = tuple(
@@ -76,8 +84,13 @@ def kernel_tasks(
                 _evicted(total, call, known, target),
             )
         tasks[key].calls += 1
-        tasks[key].nodes += call.nodes
-    return tasks
+        calls.append(Call(tasks[key], tuple(call.nodes)))
+    return calls
+
+
+def tasks_of(calls: Sequence[Call]) -> dict[str, KernelTask]:
+    """The tasks by key, in the order of their first calls."""
+    return {call.task.key: call.task for call in calls}
 
 
 def _argument(tensor: Tensor, is_output: bool, sizes: Sizes) -> Argument:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from athanor.errors import CompileError, CompilerDefect, RunError
     from athanor.runtime.loader import load
     from athanor.runtime.model import Model
-    from athanor.tuning.job import TuningReport, tune
+    from athanor.tuning.job import tune
+    from athanor.tuning.rounds import TuningReport
 
 # Resolved on first use, so that a process that only loads artifacts never imports TVM or onnx.
 _HOME = {
@@ -45,7 +46,7 @@ _HOME = {
     "load": "athanor.runtime.loader",
     "Model": "athanor.runtime.model",
     "tune": "athanor.tuning.job",
-    "TuningReport": "athanor.tuning.job",
+    "TuningReport": "athanor.tuning.rounds",
     "CompileError": "athanor.errors",
     "CompilerDefect": "athanor.errors",
     "RunError": "athanor.errors",

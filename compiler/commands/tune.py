@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from athanor.tuning.job import TuningReport
+    from athanor.tuning.rounds import TuningReport
 
 _SHOWN = 12
 """Kernels in the live view: those that take most of the time."""

@@ -9,6 +9,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.ir import Call, Expr, GenericConst, IRModule
 
+from athanor.compiler.choices import Choices
 from athanor.compiler.passes.blocked_operators import BLOCKED_OPERATORS
 from athanor.compiler.passes.rewrite import (
     GraphRewriter,
@@ -39,21 +40,31 @@ class BlockLayouts:
     its input to something later: the value is kept in that form alone.
     """
 
-    def __init__(self, target: TargetSpec, winograd: bool = True, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        target: TargetSpec,
+        winograd: bool = True,
+        bf16: bool = False,
+        choices: Choices | None = None,
+    ) -> None:
         self.target = target
         self.winograd = winograd
         self.bf16 = bf16
+        self.choices = choices or Choices()
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """Rewrite main."""
-        return LayoutRewriter(mod, self.target, self.winograd, self.bf16).run()
+        return LayoutRewriter(mod, self.target, self.winograd, self.bf16, self.choices).run()
 
 
 class LayoutRewriter(GraphRewriter):
     """Knows which new values are blocked, and converts both ways."""
 
-    def __init__(self, mod: IRModule, target: TargetSpec, winograd: bool, bf16: bool) -> None:
+    def __init__(
+        self, mod: IRModule, target: TargetSpec, winograd: bool, bf16: bool, choices: Choices
+    ) -> None:
         super().__init__(mod)
+        self.choices = choices
         self.target = target
         self.winograd = winograd
         """Whether convolutions may run by Winograd's method."""

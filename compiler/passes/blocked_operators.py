@@ -6,13 +6,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax, te
 from tvm.ir import Call, Expr
 
+from athanor.compiler.passes.convolution_method import (
+    DIRECT,
+    PLAIN,
+    choose_method,
+    reduced_by,
+    winograd_convolution,
+)
 from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
-from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d, winograd
+from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d
 from athanor.schedules.plain_tile import plain_is_faster
-from athanor.schedules.winograd_tasks import winograd_tile
 
 if TYPE_CHECKING:
     from athanor.compiler.passes.block_layouts import LayoutRewriter
@@ -81,23 +87,28 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         return None
     alone = not graph.is_blocked(data) and graph.old not in graph.stays_blocked
     few = weights[0].size <= _FEW_PRODUCTS and max(_pair(attrs.strides)) <= 2
-    if plan.in_block == 1 and few and alone:
-        return None  # the result would be unpacked at once
-    source = graph.input_in_blocks(data, in_channels, plan.in_block)
     options: dict[str, Any] = dict(
         strides=_pair(attrs.strides),
         padding=_padding(attrs.padding),
         dilation=_pair(attrs.dilation),
     )
     if graph.bf16 and plan.kind == "dense":
-        made = _in_pairs(graph, source, weights, plan, options)
+        made = None
+        if not (plan.in_block == 1 and few and alone):
+            source = graph.input_in_blocks(data, in_channels, plan.in_block)
+            made = _in_pairs(graph, source, weights, plan, options)
         if made is not None:
             return graph.emit_blocked(made, out_channels, name)
-    made = _winograd(graph, source, weights, int(attrs.groups), options)
-    if made is not None:
+    wide = alone and plan.kind == "dense" and _plain_is_faster(graph, call, plan, weights)
+    method = choose_method(graph, data, weights, plan, options, alone, alone and few, wide)
+    if method == PLAIN:
+        return None  # the result would be unpacked at once
+    source = graph.input_in_blocks(data, in_channels, plan.in_block)
+    if method < DIRECT:
+        made = winograd_convolution(graph, source, weights, plan, options, method)
         return graph.emit_blocked(made, out_channels, name)
-    if alone and plan.kind == "dense" and _plain_is_faster(graph, call, plan, weights):
-        return None
+    if method != DIRECT + plan.reduction_block:
+        plan = reduced_by(plan, method - DIRECT, kernel) or plan
     packed = array_constant(conv2d.pack_conv2d_weight(weights, plan))
 
     def depthwise(x: te.Tensor, w: te.Tensor) -> te.Tensor:
@@ -155,46 +166,6 @@ def _in_pairs(
         return conv2d.conv2d_blocked(x, w, plan=plan, columns=kernel[1], **options)
 
     return graph.call(compute, graph.narrow(source), relax.const(words), hint="conv2d")
-
-
-def _winograd(
-    graph: LayoutRewriter, source: Expr, weights: np.ndarray, groups: int, options: dict[str, Any]
-) -> Expr | None:
-    """A convolution by Winograd's method where that is the fastest; None where it is not."""
-    out_channels, group_channels, *kernel = weights.shape
-    if not graph.winograd or kernel[0] != kernel[1]:
-        return None
-    dilation, other = options["dilation"]
-    if options["strides"] != (1, 1) or dilation != other:
-        return None
-    _, in_blocks, height, width, in_block = source.ty.shape.values
-    if not isinstance(height, tirx.IntImm) or not isinstance(width, tirx.IntImm):
-        return None
-    block, taps, padding = graph.block, kernel[0], options["padding"]
-    in_channels = group_channels * groups
-    plan = conv2d.plan_conv2d(in_channels, out_channels, (taps, taps), groups, block, (block,))
-    if plan is None or plan.kind != "dense" or int(in_block) != block:
-        return None
-    tile = winograd_tile(
-        (int(height), int(width)),
-        padding,
-        taps,
-        int(in_blocks),
-        plan.reduction_steps * block,
-        -(-out_channels // block),
-        graph.target,
-        dilation,
-    )
-    if tile is None:
-        return None
-    packed = array_constant(winograd.pack_winograd_weight(weights, plan, tile))
-
-    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
-        return winograd.winograd_conv2d_blocked(
-            x, w, plan=plan, tile=tile, taps=taps, padding=padding, dilation=dilation
-        )
-
-    return graph.call(compute, source, packed, hint="winograd")
 
 
 def _transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:

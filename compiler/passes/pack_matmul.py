@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import tvm
 import tvm_ffi
 from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
 
+from athanor.compiler.choices import Choices
 from athanor.compiler.passes.rewrite import (
     GraphRewriter,
     array_constant,
     call_of,
     constant_array,
     op_name,
+    static_shape,
 )
 from athanor.schedules.compute import matmul
 from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.targets import TargetSpec
+
+DOTS = 0
+"""Choice: columns are computed one by one."""
+TILE = 100
+"""Choice of a register tile: panel * TILE + rows."""
+TILE_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
+"""Rows that a tuner may try."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackMatmul")
@@ -35,18 +46,22 @@ class PackMatmul:
     After FoldConstants, before LegalizeOps.
     """
 
-    def __init__(self, target: TargetSpec, bf16: bool = False) -> None:
+    def __init__(
+        self, target: TargetSpec, bf16: bool = False, choices: Choices | None = None
+    ) -> None:
         self.target, self.bf16 = target, bf16
+        self.choices = choices or Choices()
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """Rewrite main."""
-        return _Rewriter(mod, self.target, self.bf16).run()
+        return _Rewriter(mod, self.target, self.bf16, self.choices).run()
 
 
 class _Rewriter(GraphRewriter):
-    def __init__(self, mod: IRModule, target: TargetSpec, bf16: bool) -> None:
+    def __init__(self, mod: IRModule, target: TargetSpec, bf16: bool, choices: Choices) -> None:
         super().__init__(mod)
         self.target, self.bf16 = target, bf16
+        self.choices = choices
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         if op_name(call) != "relax.matmul" or str(old.ty.dtype) != "float32":
@@ -58,15 +73,18 @@ class _Rewriter(GraphRewriter):
         weights = self.constant(b)
         if weights is not None and ranks[1] == 2:
             depth, columns = weights.shape
-            if matmul.worth_dots(depth, columns, self.target):
+            tile = self.constant_tile(a, depth, columns)
+            if tile == DOTS:
                 rows = array_constant(weights.T)
                 return self.emit(self.call(matmul.matmul_dots, a, rows, hint="matmul"), name)
-            packed = array_constant(matmul.weight_panels(weights, False, self.target))
+            panel, tile_rows = divmod(tile, TILE)
+            packed = array_constant(matmul.weight_panels(weights, False, self.target, panel))
             if self.bf16 and depth % 2 == 0:
                 a, packed = self.narrow(a), relax.const(pack_pairs(constant_array(packed), 1))
+                tile_rows = 0
 
             def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
-                return matmul.matmul_packed(x, w, columns)
+                return matmul.matmul_packed(x, w, columns, tile_rows or None)
 
             made = self.call(dense, a, packed, hint="matmul")
             return self.emit(made, name)
@@ -79,10 +97,59 @@ class _Rewriter(GraphRewriter):
         swapped = self.swaps_last_axes(b)
         source = self.definition[b].args[0] if swapped else b
 
+        tile = self.run_time_tile(a, source, swapped)
+        panel, rows = divmod(tile, TILE)
+
         def product(left: te.Tensor, right: te.Tensor) -> te.Tensor:
-            return matmul.batch_matmul(left, right, False, swapped)
+            return matmul.batch_matmul(left, right, False, swapped, panel, rows or None)
 
         return self.emit(self.call(product, a, source, hint="batch_matmul"), name)
+
+    def constant_tile(self, a: Expr, depth: int, columns: int) -> int:
+        """The register tile of a product with a weight as panel * TILE + rows, or DOTS.
+
+        Rows are 0 where the compute decides them.
+        """
+        panel = matmul.matmul_panel(self.target, columns)
+        dots = matmul.worth_dots(depth, columns, self.target)
+        shape = static_shape(a)
+        if shape is None or self.bf16:
+            return DOTS if dots else panel * TILE
+        rows = math.prod(shape[:-1])
+        tiles = self.tiles(rows)
+        preferred = panel * TILE + matmul.tile_rows(rows, panel, depth)
+        few = [DOTS] if columns <= 2 * self.target.lanes(32) else []
+        key = f"matmul {'x'.join(map(str, shape))}, {depth}x{columns}"
+        return self.choices.choose(
+            key,
+            sorted({*few, *tiles, preferred, *([DOTS] if dots else [])}),
+            DOTS if dots else preferred,
+            self.current,
+        )
+
+    def run_time_tile(self, a: Expr, b: Expr, swapped: bool) -> int:
+        """The register tile of a product of two values of the run, as panel * TILE + rows."""
+        panel = 16
+        shape, other = static_shape(a), static_shape(b)
+        if shape is None or other is None:
+            return panel * TILE
+        preferred = panel * TILE + matmul.tile_rows(shape[-2], panel, shape[-1])
+        sizes = "x".join(map(str, shape)), "x".join(map(str, other))
+        key = f"batch_matmul {sizes[0]}, {sizes[1]}{' transposed' if swapped else ''}"
+        candidates = sorted({*self.tiles(shape[-2]), preferred})
+        return self.choices.choose(key, candidates, preferred, self.current)
+
+    def tiles(self, rows: int) -> list[int]:
+        """Register tiles that a tuner may try: panels of one to four vectors."""
+        lanes = self.target.lanes(32)
+        found = []
+        for vectors in (1, 2, 4):
+            most = (self.target.vector_registers - 1 - vectors) // vectors
+            if vectors == 1:  # each weight may stay in memory
+                most = min(most, 16)
+            sizes = {min(most, rows), *(n for n in TILE_ROWS if n <= min(most, rows))}
+            found += [vectors * lanes * TILE + n for n in sizes if n > 0]
+        return found
 
     def swaps_last_axes(self, value: Expr) -> bool:
         """Whether `value` is a transpose of its last two axes."""

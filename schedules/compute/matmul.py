@@ -67,18 +67,22 @@ def tile_rows(rows: int | None, panel: int, depth: int | None = None) -> int:
     return min(range(most, 3, -1), key=lambda tile: math.ceil(rows / tile) * (tile + stream))
 
 
-def pack_matmul_weight(weight: np.ndarray, transposed: bool, target: TargetSpec) -> np.ndarray:
+def pack_matmul_weight(
+    weight: np.ndarray, transposed: bool, target: TargetSpec, panel: int | None = None
+) -> np.ndarray:
     """Weight (K, N), or (N, K) if transposed -> panels (ceil(N / nt), K, nt), zero padded.
 
-    nt is `matmul_panel(target, N)`; panel p holds the columns from p * nt on.
+    nt is `panel`, by itself `matmul_panel(target, N)`; panel p holds the columns from p * nt on.
     """
-    return np.ascontiguousarray(weight_panels(weight, transposed, target))
+    return np.ascontiguousarray(weight_panels(weight, transposed, target, panel))
 
 
-def weight_panels(weight: np.ndarray, transposed: bool, target: TargetSpec) -> np.ndarray:
+def weight_panels(
+    weight: np.ndarray, transposed: bool, target: TargetSpec, panel: int | None = None
+) -> np.ndarray:
     """As `pack_matmul_weight`, but a view of the weight where panels are full."""
     n, k = weight.shape if transposed else weight.shape[::-1]
-    panel = matmul_panel(target, n)
+    panel = panel or matmul_panel(target, n)
     panels = -(-n // panel)
     if n % panel:
         missing = (0, panels * panel - n)
@@ -88,8 +92,10 @@ def weight_panels(weight: np.ndarray, transposed: bool, target: TargetSpec) -> n
     return weight.reshape(k, panels, panel).transpose(1, 0, 2)
 
 
-def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
+def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int, rows: int | None = None) -> te.Tensor:
     """`a @ b` for a (..., M, K) or (K,) and b (K, n) packed by `pack_matmul_weight`.
+
+    rows: of the register tile, by itself `tile_rows`.
 
     Result: (..., M, n) or (n,), dtype of `a`, accumulated in it. A bfloat16 `a` has an even K and
     meets words of `bf16.pack_pairs`; its result is float32, accumulated in it. The product itself
@@ -110,7 +116,7 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int) -> te.Tensor:
         math.prod(int(dim) for dim in folded) if _is_static(folded) else _symbol(folded)
     )
     known = constant(total)
-    rows = tile_rows(known, panel, depth)
+    rows = rows or tile_rows(known, panel, depth)
     padded, exact = _round_up(total, rows), _divides(total, rows)
     k = te.reduce_axis((0, depth), name="k")
 
@@ -148,7 +154,12 @@ def matmul_dots(a: te.Tensor, rows: te.Tensor) -> te.Tensor:
 
 
 def batch_matmul(
-    a: te.Tensor, b: te.Tensor, transpose_a: bool, transpose_b: bool, panel: int = 16
+    a: te.Tensor,
+    b: te.Tensor,
+    transpose_a: bool,
+    transpose_b: bool,
+    panel: int = 16,
+    rows: int | None = None,
 ) -> te.Tensor:
     """`a @ b` over leading batch axes, both operands known at run time only.
 
@@ -162,7 +173,7 @@ def batch_matmul(
     batch = [y if constant(x) == 1 else x for x, y in zip(batch_a, batch_b, strict=True)]
     m, depth = (a1, a0) if transpose_a else (a0, a1)
     n = b0 if transpose_b else b1
-    rows = tile_rows(constant(m), panel, None if transpose_a else constant(depth))
+    rows = rows or tile_rows(constant(m), panel, None if transpose_a else constant(depth))
     padded, panels = _round_up(m, rows), _round_up(n, panel, count=True)
     exact_rows, exact_columns = _divides(m, rows), _divides(n, panel)
 

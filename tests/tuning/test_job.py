@@ -15,7 +15,7 @@ import pytest
 
 import athanor
 from athanor.errors import CompileError
-from athanor.tuning.database import BEST, TRIAL, Database, DatabaseWarning
+from athanor.tuning.database import BEST, CHOICE, TRIAL, Database, DatabaseWarning
 from athanor.tuning.job import tune
 from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.measure import CRASH, Failure, Measurement
@@ -30,22 +30,30 @@ def records(folder, kind=TRIAL):
 def test_equal_jobs_make_equal_choices(tmp_path):
     """The same seed and measured times, in one job or in two, one after the other."""
     whole, first, second = MadeUpTimes(), MadeUpTimes(), MadeUpTimes()
-    tune(matmul(), database=tmp_path / "a", trials=25, measurer=whole)
-    tune(matmul(), database=tmp_path / "b", trials=17, measurer=first)
-    tune(matmul(), database=tmp_path / "b", trials=8, measurer=second)
+    tune(matmul(), database=tmp_path / "a", trials=25, measurer=whole, choices=False)
+    tune(matmul(), database=tmp_path / "b", trials=17, measurer=first, choices=False)
+    tune(matmul(), database=tmp_path / "b", trials=8, measurer=second, choices=False)
     assert len(whole.measured) == 25 == len(set(whole.measured))
     assert first.measured + second.measured == whole.measured
     assert (
         records(tmp_path / "a", BEST)[-1]["values"] == records(tmp_path / "b", BEST)[-1]["values"]
     )
     other = MadeUpTimes()
-    tune(matmul(), database=tmp_path / "c", trials=25, measurer=other, seed=1)
+    tune(matmul(), database=tmp_path / "c", trials=25, measurer=other, seed=1, choices=False)
     assert other.measured != whole.measured
+
+
+def test_equal_jobs_choose_alike(tmp_path):
+    jobs = MadeUpTimes(), MadeUpTimes()
+    for name, times in zip("ab", jobs, strict=True):
+        tune(matmul(rows=2, columns=20), database=tmp_path / name, trials=20, measurer=times)
+    assert jobs[0].measured == jobs[1].measured
+    assert records(tmp_path / "a", CHOICE) == records(tmp_path / "b", CHOICE) != []
 
 
 def test_the_heuristic_comes_first_and_the_best_is_found(tmp_path):
     times = MadeUpTimes()
-    report = tune(matmul(), database=tmp_path, trials=30, measurer=times)
+    report = tune(matmul(), database=tmp_path, trials=30, measurer=times, choices=False)
     lines = records(tmp_path)
     best = min(lines, key=lambda line: line["seconds"][0])
     assert records(tmp_path, BEST)[-1]["values"] == best["values"]
@@ -57,7 +65,7 @@ def test_the_heuristic_comes_first_and_the_best_is_found(tmp_path):
 
 
 def test_an_equal_kernel_of_another_model_needs_no_measuring(tmp_path):
-    tune(matmul(), database=tmp_path, trials=20, measurer=MadeUpTimes())
+    tune(matmul(), database=tmp_path, trials=20, measurer=MadeUpTimes(), choices=False)
     count = len(records(tmp_path))
     seen = []
     tune(
@@ -79,7 +87,7 @@ def test_what_fails_is_recorded_and_not_tried_again(tmp_path):
                 yield Measurement((), Failure(CRASH, "died")) if fails else result
 
     times = Failing()
-    tune(matmul(), database=tmp_path, trials=30, measurer=times)
+    tune(matmul(), database=tmp_path, trials=30, measurer=times, choices=False)
     failed = [line for line in records(tmp_path) if "error" in line]
     assert failed and all(line["error"] == [CRASH, "died"] for line in failed)
     assert len(times.measured) == len(set(times.measured))
@@ -110,7 +118,7 @@ def test_a_model_that_does_not_compile(tmp_path):
 
 def test_a_tuned_model_computes_the_same(tmp_path):
     model = matmul(columns=129, depth=255, rows=127)
-    tune(model, database=tmp_path, trials=12)
+    tune(model, database=tmp_path, trials=12, choices=False)
     faster = records(tmp_path, BEST)[-1:]
     x = {"x": np.random.default_rng(1).standard_normal((127, 255), np.float32)}
     plain = athanor.compile(model).load().run(x)["y"]
@@ -126,7 +134,7 @@ def test_a_tuned_model_computes_the_same(tmp_path):
 @pytest.fixture
 def misfit(tmp_path):
     """A database whose one result can be changed."""
-    tune(matmul(), database=tmp_path, trials=20, measurer=MadeUpTimes())
+    tune(matmul(), database=tmp_path, trials=20, measurer=MadeUpTimes(), choices=False)
     database = Database(tmp_path)
     (best,) = [line for line in database.records(BEST)[-1:]]
     assert best["values"]
@@ -182,7 +190,7 @@ def test_an_interrupted_job_reports(tmp_path):
                 raise KeyboardInterrupt
             yield from super().measure(candidates, **options)
 
-    report = tune(matmul(), database=tmp_path, measurer=Interrupting())
+    report = tune(matmul(), database=tmp_path, measurer=Interrupting(), choices=False)
     assert report.stage.startswith("interrupted")
     assert report.trials == len(records(tmp_path)) > 10
 
@@ -192,6 +200,7 @@ COMMAND = [sys.executable, "-m", "athanor.compiler.cli", "tune"]
 
 def command(model, folder, trials):
     options = ["--database", str(folder), "--trials", str(trials), "--threads", "1"]
+    options.append("--no-choices")
     return [*COMMAND, str(model), *options]
 
 
@@ -251,7 +260,7 @@ def test_two_jobs_on_one_database(tmp_path, model_file):
 def test_candidates_run_for_real(tmp_path):
     measurer = LocalMeasurer(athanor.targets.find_target("native"), threads=1)
     try:
-        report = tune(matmul(), database=tmp_path, trials=10, measurer=measurer)
+        report = tune(matmul(), database=tmp_path, trials=10, measurer=measurer, choices=False)
     finally:
         measurer.close()
     assert all("error" not in line for line in records(tmp_path))

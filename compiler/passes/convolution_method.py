@@ -1,0 +1,141 @@
+"""By which method a convolution runs: in NCHW, directly on blocks, or Winograd's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tvm import te
+from tvm.ir import Call, Expr
+
+from athanor.compiler.passes.rewrite import array_constant
+from athanor.schedules.blocks import constant
+from athanor.schedules.compute import conv2d, winograd
+from athanor.schedules.winograd_tasks import winograd_tile, winograd_tiles_of
+
+if TYPE_CHECKING:
+    from athanor.compiler.passes.block_layouts import LayoutRewriter
+
+PLAIN, DIRECT = 0, 100
+"""Methods of a convolution: in NCHW; on blocks, plus the channels of a reduction block. Between
+them is Winograd's, the number of outputs of a tile along an axis."""
+
+
+def choose_method(
+    graph: LayoutRewriter,
+    data: Expr,
+    weights: np.ndarray,
+    plan: conv2d.Conv2dPlan,
+    options: dict[str, Any],
+    alone: bool,
+    few: bool,
+    wide: bool,
+) -> int:
+    """PLAIN, the output tile of Winograd's method, or DIRECT + channels of a reduction block.
+
+    alone: whether nothing else wants blocks; few: and there is little to compute; wide: and blocks
+    are slower than rows.
+    """
+    out_channels, _, *kernel = weights.shape
+    direct = DIRECT + plan.reduction_block
+    preferred = PLAIN if plan.in_block == 1 and few else direct
+    sizes = [constant(dim) for dim in _logical_sizes(graph, data)]
+    height, width = sizes[2:]
+    if height is None or width is None:
+        return preferred
+    tiles: tuple[int, ...] = ()
+    blocked = _for_winograd(graph, plan, kernel, options)
+    if blocked is not None:
+        cut = (
+            (height, width),
+            options["padding"],
+            kernel[0],
+            -(-plan.in_channels // graph.block),
+            blocked.reduction_steps * graph.block,
+            -(-out_channels // graph.block),
+            graph.target,
+            options["dilation"][0],
+        )
+        tiles = winograd_tiles_of(*cut)
+        tile = winograd_tile(*cut)
+        if tile is not None and preferred != PLAIN:
+            preferred = tile
+    if preferred == direct and wide:
+        preferred = PLAIN
+    if sizes[0] is None:
+        return preferred
+    others = [block for block in (16, 8, 4, 2, 1) if reduced_by(plan, block, kernel) is not None]
+    candidates = {preferred, direct, *tiles, *(DIRECT + block for block in others)}
+    if alone:
+        candidates.add(PLAIN)
+    words = [
+        "x".join(map(str, sizes)),
+        "x".join(map(str, weights.shape)),
+        *(f"{name} {'x'.join(map(str, value))}" for name, value in options.items()),
+        f"groups {plan.groups}",
+        "alone" if alone else "among blocks",
+    ]
+    key = f"conv2d {', '.join(words)}"
+    return graph.choices.choose(key, sorted(candidates), preferred, graph.current)
+
+
+def _logical_sizes(graph: LayoutRewriter, data: Expr) -> list[Any]:
+    """(N, C, H, W) of a value of either layout."""
+    if not graph.is_blocked(data):
+        return list(data.ty.shape.values)
+    batch, _, height, width, _ = data.ty.shape.values
+    return [batch, graph.channels[data], height, width]
+
+
+def reduced_by(plan: conv2d.Conv2dPlan, block: int, kernel: list[int]) -> conv2d.Conv2dPlan | None:
+    """The plan with that reduction block, where it is possible."""
+    if plan.kind != "dense":
+        return None
+    return conv2d.plan_conv2d(
+        plan.in_channels,
+        plan.out_channels,
+        (kernel[0], kernel[1]),
+        plan.groups,
+        plan.out_block,
+        (block,),
+    )
+
+
+def _for_winograd(
+    graph: LayoutRewriter, plan: conv2d.Conv2dPlan, kernel: list[int], options: dict[str, Any]
+) -> conv2d.Conv2dPlan | None:
+    """The plan of a convolution that Winograd's method can compute; None where it can not."""
+    dilation, other = options["dilation"]
+    if not graph.winograd or kernel[0] != kernel[1]:
+        return None
+    if options["strides"] != (1, 1) or dilation != other or plan.in_block != graph.block:
+        return None
+    return reduced_by(plan, graph.block, kernel)
+
+
+def winograd_convolution(
+    graph: LayoutRewriter,
+    source: Expr,
+    weights: np.ndarray,
+    plan: conv2d.Conv2dPlan,
+    options: dict[str, Any],
+    tile: int,
+) -> Call:
+    """A convolution by Winograd's method."""
+    taps = weights.shape[2]
+    blocked = _for_winograd(graph, plan, [taps, taps], options)
+    assert blocked is not None
+    packed = array_constant(winograd.pack_winograd_weight(weights, blocked, tile))
+
+    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        return winograd.winograd_conv2d_blocked(
+            x,
+            w,
+            plan=blocked,
+            tile=tile,
+            taps=taps,
+            padding=options["padding"],
+            dilation=options["dilation"][0],
+        )
+
+    return graph.call(compute, source, packed, hint="winograd")

@@ -1,0 +1,164 @@
+"""Choices about the graph: measured, recorded, applied, and the same results by every one."""
+
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import athanor
+from athanor.compiler.choices import Choices
+from athanor.compiler.driver import build_artifact, plan_program
+from athanor.frontends.onnx.importer import import_model
+from athanor.frontends.onnx.model_file import read_model
+from athanor.targets import find_target
+from athanor.tuning.database import CHOICE, Database, DatabaseWarning
+from athanor.tuning.job import tune
+from athanor.tuning.measure import Measurement
+from athanor.tuning.workload import workload_key
+
+from .models import MadeUpTimes, matmul
+
+NATIVE = find_target("native")
+
+
+def convolution(channels=17, outputs=19, kernel=3, groups=1, names=("c",)):
+    """Convolutions in a row, of one shape where there are several."""
+    rng = np.random.default_rng(0)
+    values = ["x", *(f"{name}_out" for name in names[:-1]), "y"]
+    nodes, weights = [], []
+    for name, source, result in zip(names, values, values[1:], strict=False):
+        shape = (outputs, channels // groups, kernel, kernel)
+        weight = (rng.standard_normal(shape) / kernel).astype("float32")
+        weights.append(numpy_helper.from_array(weight, f"{name}_w"))
+        options = dict(pads=[kernel // 2] * 4, group=groups, name=name)
+        nodes.append(helper.make_node("Conv", [source, f"{name}_w"], [result], **options))
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [info("x", 1, [1, channels, 9, 11])],
+        [info("y", 1, None)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def points(model, values=None):
+    choices = Choices(values)
+    imported = import_model(read_model(model), None, None)
+    program, _ = plan_program(imported, NATIVE, choices=choices)
+    return choices, program
+
+
+class _Chosen:
+    """What `build_artifact` takes of a database that has choices alone."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def choices(self):
+        return Choices(self.values)
+
+    def report_choices(self, made):
+        assert made.misfits == []
+
+    def decisions(self, _func):
+        return None
+
+
+MODELS = {
+    "odd channels": convolution(),
+    "5x5": convolution(channels=16, outputs=16, kernel=5),
+    "groups": convolution(channels=24, outputs=36, groups=3),
+    "few channels": convolution(channels=3, outputs=8),
+    "matmul": matmul(rows=9, columns=40, depth=33),
+    "one row": matmul(rows=1, columns=5, depth=70),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_alternative_computes_the_same(name):
+    model = MODELS[name]
+    met, _ = points(model)
+    ((key, point),) = met.points.items()
+    assert point.preferred in point.candidates and len(point.candidates) > 1
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    x = {"x": np.random.default_rng(1).standard_normal(shape, np.float32)}
+    wanted = athanor.compile(model).load(threads=1).run(x)["y"]
+    imported = import_model(read_model(model), None, None)
+    some = [c for c in point.candidates if c != point.preferred]
+    for value in some[:: max(1, len(some) // 5)]:
+        made = build_artifact(imported, NATIVE, tuned=_Chosen({key: value}))
+        result = made.load(threads=1).run(x)["y"]
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(result, wanted, rtol=0, atol=1e-4 * scale, err_msg=str(value))
+
+
+class Prefers(MadeUpTimes):
+    """Every kernel takes 1 ms, and those of some workloads less."""
+
+    def __init__(self):
+        super().__init__()
+        self.fast = set()
+
+    def measure(self, candidates, **_options):
+        for candidate in candidates:
+            yield Measurement((1e-4 if candidate.workload in self.fast else 1e-3,) * 3)
+
+
+def test_the_fastest_alternative_is_recorded_and_applied(tmp_path):
+    model = convolution()
+    met, program = points(model)
+    ((key, point),) = met.points.items()
+    goal = next(c for c in point.candidates if c != point.preferred)
+    fast = {workload_key(f) for f in points(model, {key: goal})[1].kernels.values()}
+    times = Prefers()
+    times.fast = fast - {workload_key(f) for f in program.kernels.values()}
+    report = tune(model, database=tmp_path, trials=25, measurer=times)
+    (choice,) = report.choices
+    assert (choice.value, choice.preferred) == (goal, point.preferred)
+    (record,) = Database(tmp_path).records(CHOICE)
+    assert record["key"] == key and record["value"] == goal
+    assert report.best_secs < report.heuristic_secs
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DatabaseWarning)
+        made = athanor.compile(model, database=tmp_path)
+    plain = athanor.compile(model)
+    names = [{k["name"] for k in a.metadata["kernels"]} for a in (made, plain)]
+    symbols = [{k["symbol"] for k in a.metadata["kernels"]} for a in (made, plain)]
+    assert symbols[0] != symbols[1], names
+    # a second job takes the choice over
+    again = tune(model, database=tmp_path, trials=2, measurer=times)
+    assert again.choices == () and len(Database(tmp_path).records(CHOICE)) == 1
+
+
+def test_nothing_faster_keeps_the_preferred(tmp_path):
+    times = Prefers()
+    times.fast = {workload_key(f) for f in points(convolution())[1].kernels.values()}
+    report = tune(convolution(), database=tmp_path, trials=25, measurer=times)
+    (choice,) = report.choices
+    assert choice.value == choice.preferred
+
+
+def test_equal_operators_are_one_choice(tmp_path):
+    model = convolution(channels=16, outputs=16, names=("a", "b", "c"))
+    report = tune(model, database=tmp_path, trials=30, measurer=Prefers())
+    assert {c.key.split(", alone")[0].split(", among")[0] for c in report.choices} == {
+        "conv2d 1x16x9x11, 16x16x3x3, strides 1x1, padding 1x1x1x1, dilation 1x1, groups 1"
+    }
+
+
+def test_a_choice_that_no_longer_fits_is_reported_and_skipped(tmp_path):
+    model = convolution()
+    tune(model, database=tmp_path, trials=25, measurer=Prefers())
+    database = Database(tmp_path)
+    (record,) = database.records(CHOICE)
+    database.rewrite(
+        [*(li for li in database.lines if li["kind"] != CHOICE), {**record, "value": 77}]
+    )
+    with pytest.warns(DatabaseWarning, match="77 is not one of"):
+        made = athanor.compile(model, database=tmp_path)
+    assert made.metadata["kernels"] == athanor.compile(model).metadata["kernels"]
