@@ -48,15 +48,19 @@ def target_identity(target: TargetSpec) -> str:
 
 
 def cpu_model() -> str:
-    """This machine's processor, as /proc/cpuinfo has it."""
+    """This machine's processor, as /proc/cpuinfo has it; a board's name where that has none.
+
+    The rule of processor_name in runtime/measure/results.c, so that records fit wherever they are
+    made.
+    """
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 return value.strip()
+        return Path("/proc/device-tree/model").read_text().rstrip("\0\n")
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return platform.machine()
 
 
 def misfit(record: Mapping[str, Any], context: Context, any_cpu: bool = False) -> str | None:

@@ -26,10 +26,14 @@ static void flush(void) {
   exit(1);
 }
 
-/* The processor's name, as x86 and some others tell it. */
-static void processor_name(char *name, size_t size) {
+/* The processor's name; on boards, whose processors have none, the board's. tuning/context.py has the
+ * same rule. */
+static void processor_name(char *name, size_t size, const struct utsname *machine) {
   char line[256];
-  snprintf(name, size, "unknown");
+  snprintf(name, size, "%s", machine->machine);
+  FILE *board = fopen("/proc/device-tree/model", "re");
+  if (board && fgets(line, sizeof line, board) && *line) snprintf(name, size, "%s", line);
+  if (board) fclose(board);
   FILE *file = fopen("/proc/cpuinfo", "re");
   while (file && fgets(line, sizeof line, file)) {
     const char *value = strchr(line, ':');
@@ -43,15 +47,16 @@ static void processor_name(char *name, size_t size) {
 
 static void write_head(const MeasureOptions *options) {
   char name[200];
-  struct utsname machine;
-  processor_name(name, sizeof name);
+  struct utsname machine = {.machine = "unknown"};
+  uname(&machine);
+  processor_name(name, sizeof name, &machine);
   fputs("{\"athanor_measure\": 1, \"bundle\": ", output);
   write_text(measure_bundle);
   fprintf(output, ", \"threads\": %d, \"cores\": %d, \"cpu\": ", options->threads,
           athanor_usable_cores());
   write_text(name);
   fputs(", \"machine\": ", output);
-  write_text(uname(&machine) ? "unknown" : machine.machine);
+  write_text(machine.machine);
   fputs("}\n", output);
   flush();
 }
