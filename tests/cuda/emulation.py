@@ -22,7 +22,7 @@ _KERNEL = re.compile(
     r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{(.*?)\n\}',
     re.DOTALL,
 )
-_WAITS = ("__sync", "__shfl", "wmma")
+_WAITS = ("__sync", "__shfl")
 
 
 def emulated_image(source, architecture):
