@@ -1,0 +1,100 @@
+"""Kernels that are bound by reading and writing, beside a plain copy or read from the same cache.
+
+    python bench/bandwidth.py [--threads N]
+
+Each operator runs on data of three sizes: in the L2 cache, in L3, in memory. Printed is the slowest
+kernel of each: its bytes a second, and their share of what `athanor profile` measures as the limit.
+"""
+
+from __future__ import annotations
+
+import click
+import numpy as np
+import onnx
+from onnx import parser
+from rich.console import Console
+from rich.table import Table
+
+import athanor
+from athanor.compiler.profiling.limits import machine_limits
+from athanor.compiler.profiling.summary import summarize
+
+CHANNELS = 64
+SIDES = {"L2": 40, "L3": 160, "memory": 640}
+"""Sides of square float32 maps with CHANNELS channels: 0.4, 6.6 and 105 MB."""
+MAPS = {
+    "depthwise 3x3": "y = Conv <group = 64, kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w)",
+    "max pool 2x2": "y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)",
+    "average pool 3x3": "y = AveragePool <kernel_shape = [3, 3], strides = [2, 2]> (x)",
+    "batch norm": "y = BatchNormalization (x, c, c, c, c)",
+    "instance norm": "y = InstanceNormalization (x, c, c)",
+    "group norm": "y = GroupNormalization <num_groups = 8> (x, c, c)",
+    "global average": "y = GlobalAveragePool (x)",
+    "add": "y = Add (x, x)",
+    "sigmoid": "y = Sigmoid (x)",
+}
+ROWS = {
+    "layer norm": "y = LayerNormalization (x, r)",
+    "RMS norm": "y = RMSNormalization (x, r)",
+    "softmax": "y = Softmax (x)",
+    "GELU": "y = Gelu (x)",
+    "m = 1 product": "y = MatMul (x, m)",
+}
+WIDTH = 768
+
+
+def model_of(text: str, shape: list[int], width: int) -> onnx.ModelProto:
+    """One node on x of that shape; weights of random numbers."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": (CHANNELS, 1, 3, 3),
+        "c": (CHANNELS,),
+        "r": (shape[-1],),
+        "m": (shape[-1], width),
+    }
+    dims = ",".join(map(str, shape))
+    graph = (
+        f"<ir_version: 10, opset_import: ['' : 23]> g (float[{dims}] x) => (float[] y) {{{text}}}"
+    )
+    model = parser.parse_model(graph.replace("'", '"'))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    used = set(model.graph.node[0].input) - {"x"}
+    for name in sorted(used):
+        values = rng.uniform(0.5, 1.5, weights[name]).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return onnx.shape_inference.infer_shapes(model)
+
+
+@click.command(help=__doc__)
+@click.option("--threads", default=1, show_default=True)
+@click.option("--only", default="", help="Operators whose name contains this.")
+def main(threads: int, only: str) -> None:
+    """See the top of the file."""
+    limits = machine_limits(threads)
+    table = Table(box=None)
+    for name in ("operator", "data in", "kernel", "ms", "GB/s", "of limit"):
+        table.add_column(name)
+    for name, text in {**MAPS, **ROWS}.items():
+        if only not in name:
+            continue
+        for level, side in SIDES.items():
+            elements = CHANNELS * side * side
+            shape, width = [1, CHANNELS, side, side], WIDTH
+            if name in ROWS:
+                shape = [elements // WIDTH, WIDTH]
+            if name.startswith("m = 1"):
+                shape, width = [1, WIDTH], elements // WIDTH
+            x = np.random.default_rng(1).random(shape, np.float32)
+            artifact = athanor.compile(model_of(text, shape, width), profile=True)
+            with artifact.load(threads=threads) as model:
+                profile = model.profile({"x": x}, 15)
+            row = summarize(profile, artifact.metadata["kernels"], limits).slowest_first()[0]
+            speed, share = row.step.gigabytes_per_second, row.of_limit or 0.0
+            where = f"{level} ({row.level})" if row.level != level else level
+            cells = (f"{row.step.milliseconds:.4f}", f"{speed:.1f}", f"{share:.0%}")
+            table.add_row(name, where, row.step.kernel.removeprefix("k_"), *cells)
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
