@@ -3,6 +3,7 @@
 # make conformance   all of ONNX's backend suite
 # make bench  every speed figure measured again beside ONNX Runtime and OpenVINO, on a quiet
 #             machine; MODELS="a.onnx b.onnx" adds models
+# make bench-tuning   every shape tuned for SECONDS=60; goes on where it was
 # make fuzz   mutated models for SECONDS=600, from SEED=0
 # make docs   generated text in docs/ written again
 # make clean  everything that was made
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test conformance bench docs clean
+.PHONY: demo test conformance bench bench-tuning docs clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/python examples/demo.py
@@ -27,6 +28,9 @@ conformance: $(VENV)/test.installed
 
 bench: $(VENV)/bench.installed
 	$(BIN)/python bench/run.py $(MODELS)
+
+bench-tuning: $(VENV)/bench.installed
+	$(BIN)/python bench/tuning.py --seconds $(or $(SECONDS),60)
 
 fuzz: $(VENV)/test.installed
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) --suite \
@@ -56,7 +60,7 @@ $(VENV)/demo.installed: $(BIN)/python $(SOURCES)
 
 $(VENV)/bench.installed: $(BIN)/python $(SOURCES)
 	rm -rf build
-	$(BIN)/python -m pip install --quiet '.[onnxruntime,openvino]'
+	$(BIN)/python -m pip install --quiet '.[onnxruntime,openvino,tuning]'
 	touch $@
 
 $(VENV)/test.installed: $(BIN)/python $(SOURCES)

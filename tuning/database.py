@@ -1,4 +1,4 @@
-"""Tuning records in a folder, one line of JSON each; docs/database.md is the format.
+"""Tuning records in a folder, one line of JSON each; docs/tuning.md has the format.
 
 Every line is on disk before `append` returns. Processes may write at once: each line is appended
 under a lock. A line that a crash cut short is dropped by the next reader and by the next writer.

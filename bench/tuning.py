@@ -1,0 +1,124 @@
+"""Tunes the shapes of shapes.py and writes tuning.json and tuning.md.
+
+Times are of untuned and tuned models, ONNX Runtime and OpenVINO, interleaved in one process.
+
+A shape that tuning.json has is not measured again; --again starts anew.
+On a quiet machine: make bench-tuning SECONDS=60
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import shapes
+
+import athanor
+from athanor.compiler.commands.feeds import make_feeds
+from athanor.compiler.commands.peers import PEERS, usable_cores
+
+HERE = Path(__file__).resolve().parent
+TURN_SECS = 0.03
+"""Of one runtime in one round."""
+
+
+def main() -> None:
+    """Parse, tune, measure, write after each shape."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="of tuning for a shape")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--only", nargs="+", help="shapes whose name holds one of these texts")
+    parser.add_argument("--again", action="store_true", help="measure every shape again")
+    parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
+    arguments = parser.parse_args()
+    path = arguments.output / "tuning.json"
+    rows = json.loads(path.read_text()) if path.exists() and not arguments.again else []
+    for name, model in shapes.shape_models():
+        if arguments.only and not any(text in name for text in arguments.only):
+            continue
+        if any(row["name"] == name for row in rows):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append({"name": name, **measure(model, Path(folder), arguments)})
+        print(rows[-1], flush=True)
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+        (arguments.output / "tuning.md").write_text(table(rows))
+
+
+def measure(model: onnx.ModelProto, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times of one model in microseconds, and what tuning took."""
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    threads = arguments.threads
+    report = athanor.tune(
+        model, database=folder / "tuned", minutes=arguments.seconds / 60, threads=threads
+    )
+    untuned = athanor.compile(model).load(threads=threads)
+    tuned = athanor.compile(model, database=folder / "tuned").load(threads=threads)
+    feeds = make_feeds(untuned.inputs)
+    peers = {name: PEERS[name](path, threads) for name in ("onnxruntime", "openvino")}
+    runners: dict[str, Callable[[], Any]] = {
+        "untuned": lambda: untuned.run(feeds),
+        "tuned": lambda: tuned.run(feeds),
+        **{name: lambda run=run: run(feeds) for name, run in peers.items()},
+    }
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for run in runners.values():
+        run()
+    for _ in range(arguments.rounds):
+        for name, run in runners.items():
+            count, started = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - started) < TURN_SECS:
+                run()
+                count += 1
+            times[name].append(1e6 * elapsed / count)
+    found: dict[str, Any] = {name: round(statistics.median(t), 2) for name, t in times.items()}
+    return {**found, "trials": report.trials, "seconds": round(report.elapsed_secs, 1)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown, with geometric means."""
+    lines = [
+        "Microseconds a run, medians of interleaved rounds; written by `make bench-tuning`.",
+        "",
+        "| shape | untuned | tuned | ONNX Runtime | OpenVINO | of untuned | of the best peer "
+        "| trials | seconds |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        names = ("untuned", "tuned", "onnxruntime", "openvino")
+        numbers = [f"{row[name]:.1f}" for name in names]
+        numbers += [f"{of_untuned(row):.2f}", f"{of_peers(row):.2f}"]
+        numbers += [str(row["trials"]), f"{row['seconds']:.0f}"]
+        lines.append(f"| {row['name']} | {' | '.join(numbers)} |")
+    means = [mean([ratio(row) for row in rows]) for ratio in (of_untuned, of_peers)]
+    lines.append(f"| geometric mean | | | | | {means[0]:.2f} | {means[1]:.2f} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def of_untuned(row: dict[str, Any]) -> float:
+    """Tuned over untuned time."""
+    return row["tuned"] / row["untuned"]
+
+
+def of_peers(row: dict[str, Any]) -> float:
+    """Tuned time over that of the faster peer."""
+    return row["tuned"] / min(row["onnxruntime"], row["openvino"])
+
+
+def mean(ratios: list[float]) -> float:
+    """The geometric mean."""
+    return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
+
+
+if __name__ == "__main__":
+    main()
