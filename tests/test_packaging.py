@@ -98,6 +98,7 @@ def test_the_wheel_holds_every_source_file(wheel):
         "athanor/runtime/lib/libathanor_measure.a",
         "athanor/runtime/measure/measure.h",
         "athanor/runtime/measure/main.c",
+        "athanor/runtime/measure/rpc/launcher.c",
         pytest.param(
             "athanor/runtime/_fast_call.abi3.so",
             marks=pytest.mark.skipif(FastCall is None, reason="no Python.h of 3.11 or later"),
