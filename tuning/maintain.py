@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import CompileError
-from athanor.tuning.database import BEST, TRIAL, WORKLOAD, Database
+from athanor.tuning.database import BEST, CHOICE, TRIAL, WORKLOAD, Database
 
 Line = dict[str, Any]
 
@@ -76,19 +76,19 @@ def prune(database: Database, keep_trials: bool, fits: Callable[[Line], bool]) -
 
     Returns how many lines that were. No job may write meanwhile.
     """
-    best = {_place(line): line for line in database.records(BEST) if fits(line)}
+    best = {_place(line): line for line in _results(database) if fits(line)}
     kept: dict[str, Line] = {}
     for line in database.lines:
         if line["kind"] == WORKLOAD:
             continue
         if not fits(line):
             continue
-        if line["kind"] == BEST and best[_place(line)] is not line:
+        if line["kind"] in (BEST, CHOICE) and best[_place(line)] is not line:
             continue
         if line["kind"] == TRIAL and not keep_trials:
             continue
         kept.setdefault(_identity(line), line)
-    used = {line["workload"] for line in kept.values()}
+    used = {line["workload"] for line in kept.values() if line["kind"] != CHOICE}
     workloads = {line["key"]: line for line in database.records(WORKLOAD) if line["key"] in used}
     lines = [*workloads.values(), *kept.values()]
     removed = len(database.lines) - len(lines)
@@ -99,8 +99,8 @@ def prune(database: Database, keep_trials: bool, fits: Callable[[Line], bool]) -
 
 def export(database: Database, path: Path) -> int:
     """Write the best of each kernel and context to one file, to be shipped; how many."""
-    best = {_place(line): line for line in database.records(BEST)}
-    used = {line["workload"] for line in best.values()}
+    best = {_place(line): line for line in _results(database)}
+    used = {line["workload"] for line in best.values() if line["kind"] == BEST}
     workloads = {line["key"]: line for line in database.records(WORKLOAD) if line["key"] in used}
     lines = [*workloads.values(), *best.values()]
     try:
@@ -129,9 +129,15 @@ def statistics(database: Database) -> dict[str, Any]:
     }
 
 
+def _results(database: Database) -> list[Line]:
+    """What compiling uses, in order."""
+    return [line for line in database.lines if line["kind"] in (BEST, CHOICE)]
+
+
 def _place(line: Line) -> tuple[str, str, str]:
     context = {key: value for key, value in line["context"].items() if key != "athanor"}
-    return line["workload"], json.dumps(context, sort_keys=True), line["rule"]
+    key, rule = (line["key"], "") if line["kind"] == CHOICE else (line["workload"], line["rule"])
+    return key, json.dumps(context, sort_keys=True), rule
 
 
 def _identity(line: Line) -> str:
