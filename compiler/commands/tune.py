@@ -44,6 +44,10 @@ def tune_model(
     with show_job() as on_progress:
         report = run(on_progress=on_progress, **options)
     _console(stderr=False).print(job_table(report, len(report.tasks)))
+    for choice in report.choices:
+        if choice.value != choice.preferred:
+            times = f"{1e6 * choice.heuristic_secs:.1f} -> {1e6 * choice.best_secs:.1f} us"
+            click.echo(f"{choice.key}: {choice.preferred} -> {choice.value}, {times}")
     click.echo(
         f"{report.stage}: {report.trials} candidates in {report.elapsed_secs:.0f} s; "
         f"{1e3 * report.heuristic_secs:.3f} ms -> {1e3 * report.best_secs:.3f} ms "
