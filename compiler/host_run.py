@@ -207,7 +207,9 @@ class _RunPrinter:
                 moves.append(f"  {self.places.pointers[target]} = {self.places.pointers[root]};")
             else:
                 copies += self.allocate(target, result.shape)
-                copies.append(self.copy_to(target, result))
+                # The target's own sizes are read behind the branches.
+                to_host = not self.on_device(target)
+                copies.append(self.copy(result, self.places.address(target), to_host=to_host))
         left = {t.root()[0] for t in block.results} & made - moved
         frees = [self.free(root) for root in made if root in left and root.is_late]
         return [*copies, *moves, *frees]
