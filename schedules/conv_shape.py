@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tvm_ffi
@@ -34,6 +35,13 @@ class ConvShape:
     in_block: int
     padded: bool
     """Whether the convolution reads a copy: with zeros around, or of the pixels that it meets."""
+    phases: int = 1
+    """Of a transposed convolution: images that are interleaved, one after another in the blocks."""
+
+    @property
+    def phase_blocks(self) -> int:
+        """Output blocks of one phase: tiles and tasks keep to them, for TVM can't follow others."""
+        return self.out_blocks // self.phases
 
     @property
     def taps(self) -> int:
@@ -123,10 +131,11 @@ def read_shape(sch: s_tir.Schedule, conv: SBlockRV, pad: SBlockRV | None) -> Con
         blocks.constant(axis.dom.extent) for axis in stmt.iter_vars
     )
     data = next(r.source for r in stmt.reads if len(r.source.shape) == 5)
+    phases = [int(count) for count in stmt.annotations.get(PHASES) or (1,)]
     _, in_blocks, in_height, in_width, in_block = (blocks.constant(dim) for dim in data.shape)
     assert out_blocks and out_block and steps and kh and kw and depth, "channels are never symbolic"
     assert in_blocks and in_block, "channels are never symbolic"
     return ConvShape(
         batch, out_blocks, height, width, out_block, steps, (kh, kw), depth,
-        in_blocks, in_height, in_width, in_block, pad is not None,
+        in_blocks, in_height, in_width, in_block, pad is not None, math.prod(phases),
     )  # fmt: skip

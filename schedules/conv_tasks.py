@@ -56,8 +56,9 @@ def decide_tiling(sch: s_tir.Schedule, shape: ConvShape, target: TargetSpec) -> 
     wanted = choose_tiling(shape, target)
     height, width = shape.out_height, shape.out_width
     static = height is not None and width is not None
-    flat = bool(decide(sch, "flat", (0, 1) if static else (0,), int(wanted.flat)))
-    counts = vector_counts(shape.out_blocks, shape.out_block, target)
+    ways = (0,) if not static else (0, 1) if shape.phases == 1 else (1,)
+    flat = bool(decide(sch, "flat", ways, int(wanted.flat)))
+    counts = vector_counts(shape.phase_blocks, shape.out_block, target)
     vectors = decide(sch, "vectors", counts, wanted.tile.vectors)
     length, bands = width, sorted({*ROWS, wanted.rows})
     if height is not None:
@@ -71,7 +72,7 @@ def decide_tiling(sch: s_tir.Schedule, shape: ConvShape, target: TargetSpec) -> 
     best = wanted.tile if same else best_pixels(length, vectors, shape.taps, target)
     pixels = decide(sch, "pixels", sizes, nearest(sizes, best.pixels))
     tile = RegisterTile(pixels, vectors, best.cycles)
-    chunks = divisors(_channel_tiles(shape, tile, target))
+    chunks = divisors(_channel_tiles(shape, tile, target) // shape.phases)
     chunk = decide(sch, "channel tiles", chunks, nearest(chunks, wanted.chunk))
     first = bool(decide(sch, "channels first", (0, 1), 0))
     parallel = bool(decide(sch, "parallel", (0, 1), int(wanted.parallel)))
@@ -82,11 +83,14 @@ def choose_tiling(shape: ConvShape, target: TargetSpec) -> Tiling:
     """The cheapest tiling by the model."""
     height, width = shape.out_height, shape.out_width
     if height is None or width is None:
-        tile = best_tile(width, shape.out_blocks, shape.out_block, shape.taps, target)
+        tile = best_tile(width, shape.phase_blocks, shape.out_block, shape.taps, target)
         rows = min(height, 8) if height else 8
-        return Tiling(tile, False, rows, min(4, _channel_tiles(shape, tile, target)), True)
-    options = [_row_tiling(shape, rows, target) for rows in _bands(height)]
-    options += [_flat_tiling(shape, rows, target) for rows in divisors(height)]
+        return Tiling(
+            tile, False, rows, min(4, _channel_tiles(shape, tile, target) // shape.phases), True
+        )
+    options = [_flat_tiling(shape, rows, target) for rows in divisors(height)]
+    if shape.phases == 1:
+        options = [_row_tiling(shape, rows, target) for rows in _bands(height)] + options
     best = min((o for group in options for o in group), key=lambda option: option[0])
     return best[1]
 
@@ -99,7 +103,7 @@ def _bands(height: int) -> list[int]:
 
 def _row_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:
     assert shape.out_width is not None
-    tile = best_tile(shape.out_width, shape.out_blocks, shape.out_block, shape.taps, target)
+    tile = best_tile(shape.out_width, shape.phase_blocks, shape.out_block, shape.taps, target)
     tiles = math.ceil(shape.out_width / tile.pixels)
     cycles = tile.cycles * shape.taps + tiles * ROW_TILE_CYCLES
     return _with_tasks(shape, tile, False, rows, rows * cycles, target)
@@ -107,7 +111,9 @@ def _row_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[f
 
 def _flat_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:
     assert shape.out_width is not None
-    tile = best_tile(rows * shape.out_width, shape.out_blocks, shape.out_block, shape.taps, target)
+    tile = best_tile(
+        rows * shape.out_width, shape.phase_blocks, shape.out_block, shape.taps, target
+    )
     tiles = math.ceil(rows * shape.out_width / tile.pixels)
     fixed = ROW_TILE_CYCLES if shape.linear else FLAT_TILE_CYCLES
     cycles = tile.cycles * shape.taps + tiles * fixed
@@ -138,7 +144,7 @@ def _with_tasks(
     parallel = macs > 2 * PARALLEL_MACS
     tile_bytes = tile.vectors * target.vector_bits // 8 * shape.taps
     found = []
-    for chunk in divisors(tiles):
+    for chunk in divisors(tiles // shape.phases):
         tasks = images * bands * (tiles // chunk)
         cycles = band_cycles * chunk + _padding_cycles(shape, rows, target) + TASK_CYCLES
         if chunk * tile_bytes > target.l2_bytes // 2:  # every band fetches them anew

@@ -57,15 +57,7 @@ def read(path, dtype):
     return np.frombuffer(content, dtype, offset=8 * (1 + rank)).reshape(shape)
 
 
-DEFECT = pytest.mark.xfail(
-    reason="CPUConv2d fails on a transposed convolution in phases with vectors of 128 bits",
-    strict=True,
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=DEFECT if name == "unet" else ()) for name in MODELS]
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_same_results(name, program, tmp_path):
     """With one thread and with two; what differs is the order of sums."""
     build, feed = MODELS[name]

@@ -232,7 +232,8 @@ def test_a_killed_job_goes_on(tmp_path, model_file):
             lines = records(folder)
         counts.append(len(lines))
         assert counts[-1] >= wanted
-        values = [tuple(line["values"]) for line in lines]
+        # what failed, as on a machine that is busy, is tried again
+        values = [tuple(line["values"]) for line in lines if "seconds" in line]
         assert len(values) == len(set(values))
     done = subprocess.run(command(model_file, folder, 2), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
