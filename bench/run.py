@@ -145,7 +145,7 @@ def describe(arguments: argparse.Namespace) -> dict[str, Any]:
             "cores": usable_cores(),
             "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("athanor", *PACKAGES)},
+        "versions": versions(),
         "target": target_for_precision("native", arguments.precision).name,
         "peers": peers_of(arguments),
         "precision": arguments.precision,
@@ -171,6 +171,11 @@ def commit() -> str:
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Of what is measured."""
+    return {name: importlib.metadata.version(name) for name in ("athanor", *PACKAGES)}
 
 
 def processor() -> str:

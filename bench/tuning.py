@@ -20,6 +20,7 @@ from typing import Any
 
 import onnx
 import shapes
+from run import commit, processor, versions
 
 import athanor
 from athanor.compiler.commands.feeds import make_feeds
@@ -51,7 +52,7 @@ def main() -> None:
             rows.append({"name": name, **measure(model, Path(folder), arguments)})
         print(rows[-1], flush=True)
         path.write_text(json.dumps(rows, indent=1) + "\n")
-        (arguments.output / "tuning.md").write_text(table(rows))
+        (arguments.output / "tuning.md").write_text(table(rows, arguments))
 
 
 def measure(model: onnx.ModelProto, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -85,10 +86,13 @@ def measure(model: onnx.ModelProto, folder: Path, arguments: argparse.Namespace)
     return {**found, "trials": report.trials, "seconds": round(report.elapsed_secs, 1)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     """The rows as Markdown, with geometric means."""
     lines = [
-        "Microseconds a run, medians of interleaved rounds; written by `make bench-tuning`.",
+        "Microseconds a run, medians of interleaved rounds. Written by `python bench/tuning.py "
+        f"--seconds {arguments.seconds:g} --threads {arguments.threads}` at commit {commit()}, "
+        f"on {processor()}, {usable_cores()} cores. "
+        f"{', '.join(f'{name} {version}' for name, version in versions().items())}.",
         "",
         "| shape | untuned | tuned | ONNX Runtime | OpenVINO | of untuned | of the best peer "
         "| trials | seconds |",
