@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from athanor.errors import CompileError
@@ -45,11 +45,7 @@ class LocalMeasurer:
     ) -> Iterator[Measurement]:
         """See Measurer."""
         options = Options(self.threads, repeats, limit_secs, timeout_secs, interleaved)
-        failures = build_failures(candidates)
-        good = [c for c, failure in zip(candidates, failures, strict=True) if failure is None]
-        measured = self._measure(good, options)
-        for failure in failures:
-            yield Measurement((), failure) if failure else next(measured)
+        yield from measure_linkable(candidates, lambda good: self._measure(good, options))
 
     def _measure(self, candidates: Sequence[Candidate], options: Options) -> Iterator[Measurement]:
         if not candidates:
@@ -72,6 +68,17 @@ class LocalMeasurer:
     def close(self) -> None:
         """Remove the programs; twice is harmless."""
         self._folder.cleanup()
+
+
+def measure_linkable(
+    candidates: Sequence[Candidate], measure: Callable[[list[Candidate]], Iterator[Measurement]]
+) -> Iterator[Measurement]:
+    """Of each candidate in order: by `measure`, or what keeps it from being linked."""
+    failures = build_failures(candidates)
+    good = [c for c, failure in zip(candidates, failures, strict=True) if failure is None]
+    measured = measure(good)
+    for failure in failures:
+        yield Measurement((), failure) if failure else next(measured)
 
 
 def build_failures(candidates: Sequence[Candidate]) -> list[Failure | None]:

@@ -25,7 +25,7 @@ from typing import Any
 
 from athanor.errors import CompileError
 from athanor.targets import TargetSpec
-from athanor.tuning.local import build_failures
+from athanor.tuning.local import measure_linkable
 from athanor.tuning.measure import Candidate, Measurement
 from athanor.tuning.options import Options
 from athanor.tuning.program import build_launcher, link_program, measure_libraries
@@ -99,12 +99,13 @@ class TrackerMeasurer:
     ) -> Iterator[Measurement]:
         """See Measurer."""
         options = Options(self.threads, repeats, limit_secs, timeout_secs, interleaved)
-        failures = build_failures(candidates)
-        good = [c for c, failure in zip(candidates, failures, strict=True) if failure is None]
         places = max(1, len(set(self._tracker.devices(self.key)) - set(self.dropped)))
-        measured = spread(good, lambda piece: self._run(piece, options)[1], places, interleaved)
-        for failure in failures:
-            yield Measurement((), failure) if failure else next(measured)
+        yield from measure_linkable(
+            candidates,
+            lambda good: spread(
+                good, lambda piece: self._run(piece, options)[1], places, interleaved
+            ),
+        )
 
     def _run(
         self, candidates: Sequence[Candidate], options: Options
