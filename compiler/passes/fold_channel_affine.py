@@ -11,6 +11,7 @@ from tvm.ir import Call, Expr, GenericConst, IRModule
 
 from athanor.compiler.passes.rewrite import (
     GraphRewriter,
+    array_constant,
     call_of,
     constant_array,
     op_name,
@@ -47,6 +48,14 @@ class _Rewriter(GraphRewriter):
                 return made.fields[new.index]
         return new
 
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) in (
+            "relax.nn.batch_norm",
+            "relax.add",
+            "relax.subtract",
+            "relax.multiply",
+        )
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         kind = op_name(call)
         if kind == "relax.nn.batch_norm":
@@ -80,7 +89,6 @@ class _Rewriter(GraphRewriter):
 
     def affine(self, value: Expr, scale: np.ndarray, shift: np.ndarray, name: str) -> Expr:
         """`value * scale + shift` per channel, inside the convolution where there is one."""
-        dtype = str(value.ty.dtype)
         found = self.convolution(value)
         if found is None:
             product = self.emit(relax.op.multiply(value, self.channels(scale, value)), name)
@@ -91,9 +99,10 @@ class _Rewriter(GraphRewriter):
         wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
         if np.any(scale != 1):
             weight = (weight.astype(np.float64) * wide).astype(weight.dtype)
-            folded = relax.const(weight, dtype)
+            folded = array_constant(weight)
             args = [convolution.args[0], folded]
-            value = self.emit(relax.Call(convolution.op, args, convolution.attrs), name)
+            made = relax.Call(convolution.op, args, convolution.attrs, ret_ty=convolution.ty)
+            value = self.emit(made, name)
         else:
             value = self.emit(convolution, name)
         if bias is not None:

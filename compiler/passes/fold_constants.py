@@ -71,15 +71,13 @@ class FoldConstants:
 
 
 class _Rewriter(GraphRewriter):
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) in _FOLDS and _constants(call) is not None
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         fold = _FOLDS.get(op_name(call) or "")
-        arguments = list(call.args)
-        if arguments and isinstance(arguments[0], relax.Tuple):
-            arguments = [*arguments[0].fields, *arguments[1:]]
-        tensors = [arg for arg in arguments if isinstance(arg.ty, relax.TensorType)]
-        if fold is None or not all(isinstance(arg, GenericConst) for arg in tensors):
-            return None
-        if static_shape(old) is None:
+        tensors = _constants(call) if fold is not None else None
+        if fold is None or tensors is None or static_shape(old) is None:
             return None
         called = relax.Call(call.op, call.args, attrs=call.attrs, ty_args=call.ty_args)
         called = self.builder.normalize(called)
@@ -87,3 +85,12 @@ class _Rewriter(GraphRewriter):
         if result.shape != static_shape(old):
             return None
         return array_constant(result.astype(str(old.ty.dtype), copy=False))
+
+
+def _constants(call: Call) -> list[GenericConst] | None:
+    """The tensors that a call reads, where all are constants; else None."""
+    arguments = list(call.args)
+    if arguments and isinstance(arguments[0], relax.Tuple):
+        arguments = [*arguments[0].fields, *arguments[1:]]
+    tensors = [arg for arg in arguments if isinstance(arg.ty, relax.TensorType)]
+    return tensors if all(isinstance(arg, GenericConst) for arg in tensors) else None

@@ -60,6 +60,9 @@ class _Rewriter(GraphRewriter):
         self.turned: dict[Expr, Expr] = {}
         """Operands of scores with the last two axes swapped."""
 
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) in ("relax.matmul", "relax.permute_dims", "relax.reshape")
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         kind = op_name(call)
         if kind in ("relax.permute_dims", "relax.reshape"):

@@ -27,6 +27,9 @@ class LegalizeConcat:
 
 
 class _Rewriter(GraphRewriter):
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) == "relax.concat"
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         if op_name(call) != "relax.concat":
             return None

@@ -27,6 +27,9 @@ class LiftConv1d:
 
 
 class _Rewriter(GraphRewriter):
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) in ("relax.nn.conv1d", "relax.nn.max_pool1d", "relax.nn.avg_pool1d")
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         kind, attrs = op_name(call), call.attrs
         if kind == "relax.nn.conv1d":

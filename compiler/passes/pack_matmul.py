@@ -63,6 +63,9 @@ class _Rewriter(GraphRewriter):
         self.target, self.bf16 = target, bf16
         self.choices = choices
 
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) == "relax.matmul"
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         if op_name(call) != "relax.matmul" or str(old.ty.dtype) != "float32":
             return None

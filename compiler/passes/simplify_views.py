@@ -29,6 +29,9 @@ class SimplifyViews:
 
 
 class _Rewriter(GraphRewriter):
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) in (*_RESHAPES, "relax.permute_dims")
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         kind = op_name(call)
         moves_nothing = kind in _RESHAPES or (

@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from athanor.errors import CompileError
+from athanor.frontends.onnx.empty_tensor import empty_tensor
 from athanor.frontends.onnx.small_types import carried, carrier_of
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
@@ -103,7 +104,7 @@ def _read_external(
         raise CompileError(
             f"{what}: external data '{path}' is too short: {size} bytes, {offset + expected} needed"
         )
-    result = tvm.runtime.empty(shape, carrier_of(dtype.name))
+    result = empty_tensor(shape, carrier_of(dtype.name))
     if expected:
         # NumPy's DLPack import lacks bfloat16 and float8, so the bytes are addressed directly
         view = (ctypes.c_ubyte * expected).from_address(result.data_ptr())
