@@ -9,12 +9,15 @@ from athanor.errors import CompileError
 from athanor.targets.aarch64 import AARCH64
 from athanor.targets.cuda import parse_cuda
 from athanor.targets.detect import cpu_features, detect_target
+from athanor.targets.riscv64 import RV64GCV
 from athanor.targets.target import TargetSpec
 from athanor.targets.x86_64 import X86_64_V2, X86_64_V3, X86_64_V4, X86_64_V4_BF16
 
 __all__ = ["PRECISIONS", "TARGETS", "TargetSpec", "find_target", "target_for_precision"]
 
-TARGETS = {spec.name: spec for spec in (X86_64_V2, X86_64_V3, X86_64_V4, X86_64_V4_BF16, AARCH64)}
+TARGETS = {
+    spec.name: spec for spec in (X86_64_V2, X86_64_V3, X86_64_V4, X86_64_V4_BF16, AARCH64, RV64GCV)
+}
 
 PRECISIONS = ("fp32", "bf16")
 """Of the numbers that convolutions and matrix products multiply."""

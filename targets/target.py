@@ -32,6 +32,8 @@ class TargetSpec:
     """Architectural vector registers."""
     mattr: tuple[str, ...] = ()
     """LLVM feature flags on top of `mcpu`, each with its sign."""
+    mabi: str = ""
+    """The convention of calls, where the processor family has several."""
     fma_pipes: int = 2
     """Vector multiply-adds that one core starts in a cycle."""
     fma_latency: int = 4
@@ -70,6 +72,8 @@ class TargetSpec:
             "mtriple": self.triple,
             "mcpu": self.mcpu,
         }
+        if self.mabi:
+            target["mabi"] = self.mabi
         if self.mattr:
             target["mattr"] = list(self.mattr)
         return Target(target, host=target)

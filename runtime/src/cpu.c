@@ -101,6 +101,16 @@ static int has_by_cpuid(const char *name) {
 }
 
 const char *ath_cpu_family(void) { return "aarch64"; }
+#elif defined(__riscv) && __riscv_xlen == 64
+#include <sys/auxv.h>
+
+/* The extensions of one letter are the bits of AT_HWCAP, a the lowest. */
+static int has_by_cpuid(const char *name) {
+  if (name[0] < 'a' || name[0] > 'z' || name[1]) return -1;
+  return getauxval(AT_HWCAP) >> (name[0] - 'a') & 1;
+}
+
+const char *ath_cpu_family(void) { return "riscv64"; }
 #else
 static int has_by_cpuid(const char *name) {
   (void)name;

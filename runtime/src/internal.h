@@ -75,7 +75,7 @@ typedef struct {
   AthanorTask task;
   void *closure;
   AthanorGroup group;
-  atomic_bool failed;
+  atomic_int failed; /* an int: on RISC-V the exchange of a byte needs libatomic */
   int result; /* of the first task that failed, and its error text */
   char error[ATH_ERROR_BYTES];
 } AthTasks;

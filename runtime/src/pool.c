@@ -23,7 +23,7 @@ static struct {
   int32_t sessions, wanted;
   pthread_t *threads;
   int32_t size;
-  atomic_bool complete; /* false: fewer workers than wanted were tried, as after a fork */
+  atomic_int complete; /* false: fewer workers than wanted were tried, as after a fork */
 
   pthread_mutex_t lock; /* of what follows */
   pthread_cond_t work, done;

@@ -49,7 +49,7 @@ AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOp
   session->model = model;
   for (int32_t i = 0; i < d->num_outputs; i++)
     session->makes_strings |= ath_is_string(athanor_output(model, i)->dtype);
-  atomic_flag_clear(&session->busy);
+  atomic_store(&session->busy, 0);
   session->parallel = (AthParallel){
       .threads = options->threads ? options->threads : athanor_usable_cores(),
       .spin_us = options->spin_us ? options->spin_us : DEFAULT_SPIN_US,
@@ -345,7 +345,7 @@ static AthanorStatus take_memory(AthanorSession *session) {
 static AthanorStatus enter(AthanorSession *session) {
   ath_clear_error();
   if (!session) return ath_fail(ATHANOR_ERROR_ARGUMENT, "session is NULL");
-  if (atomic_flag_test_and_set(&session->busy))
+  if (atomic_exchange(&session->busy, 1))
     return ath_fail(ATHANOR_ERROR_ARGUMENT,
                     "the session is running on another thread: make a session for each thread");
   return ATHANOR_OK;
@@ -364,7 +364,7 @@ AthanorStatus athanor_session_output_shapes(AthanorSession *session, const DLTen
     for (int32_t axis = 0; axis < outputs[i].ndim; axis++)
       if (shape[axis] == ATHANOR_DIM_DATA_DEPENDENT) shape[axis] = -1;
   }
-  atomic_flag_clear(&session->busy);
+  atomic_store(&session->busy, 0);
   return status;
 }
 
@@ -379,7 +379,7 @@ static AthanorStatus enter_and_run(AthanorSession *session, const DLTensor *inpu
                       session->model->path);
   if (!status) status = session->device ? run_on_device(session, inputs, outputs)
                                         : run(session, inputs, outputs, events);
-  atomic_flag_clear(&session->busy);
+  atomic_store(&session->busy, 0);
   return status;
 }
 

@@ -7,7 +7,7 @@
 struct AthanorSession {
   AthanorModel *model;
   AthParallel parallel;
-  atomic_flag busy;
+  atomic_int busy; /* an int, as `failed` in internal.h */
   bool uses_pool;
   AthBuffer arena;
   AthBlock *blocks; /* of values whose size the run tells; between runs, of outputs' strings */

@@ -1,4 +1,4 @@
-"""Small models compiled for AArch64 and run by qemu, against the same models compiled for here."""
+"""Small models compiled for other machines and run by qemu, against those compiled for here."""
 
 import shutil
 import subprocess
@@ -13,14 +13,14 @@ from ..models import small
 
 HERE = Path(__file__).resolve().parent
 RUNTIME = HERE.parents[1] / "runtime"
-CC = "aarch64-linux-gnu-gcc"
-QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-LIBRARIES = "/usr/aarch64-linux-gnu"
+VECTORS = "rv64,v=true,vext_spec=v1.0,vlen="
+MACHINES = {
+    "aarch64": ("aarch64", []),
+    "riscv64": ("rv64gcv", ["-cpu", f"{VECTORS}128"]),
+    "riscv64 of 512 bits": ("rv64gcv", ["-cpu", f"{VECTORS}512"]),
+}
+"""Machine -> target, and how qemu is told of the processor."""
 
-pytestmark = pytest.mark.skipif(
-    not (QEMU and shutil.which(CC) and Path(LIBRARIES).is_dir()),
-    reason="needs qemu-user-static and gcc-aarch64-linux-gnu",
-)
 
 RNG = np.random.default_rng(2)
 IDS = RNG.integers(0, 30, (2, 19))
@@ -32,16 +32,22 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    """run_artifact.c with the loader, for AArch64."""
+@pytest.fixture(scope="module", params=MACHINES)
+def machine(request, tmp_path_factory):
+    """A target, and the command that runs run_artifact.c with the loader on its machine."""
+    family = request.param.split()[0]
+    target, flags = MACHINES[request.param]
+    cc, libraries = f"{family}-linux-gnu-gcc", f"/usr/{family}-linux-gnu"
+    qemu = shutil.which(f"qemu-{family}-static") or shutil.which(f"qemu-{family}")
+    if not (qemu and shutil.which(cc) and Path(libraries).is_dir()):
+        pytest.skip(f"needs qemu-user-static and gcc-{family}-linux-gnu")
     path = tmp_path_factory.mktemp("emulated") / "run_artifact"
     sources = [HERE / "run_artifact.c", *sorted((RUNTIME / "src").glob("*.c"))]
-    flags = ["-O1", "-std=c11", "-D_GNU_SOURCE", f"-I{RUNTIME / 'include'}"]
-    command = [CC, *flags, *sources, "-o", path, "-lm", "-ldl", "-lpthread"]
+    options = ["-O1", "-std=c11", f"-I{RUNTIME / 'include'}"]
+    command = [cc, *options, *sources, "-o", path, "-lm", "-ldl", "-lpthread"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return path
+    return target, [qemu, *flags, "-L", libraries, path]
 
 
 def write(path, array):
@@ -58,18 +64,19 @@ def read(path, dtype):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_same_results(name, program, tmp_path):
+def test_same_results(name, machine, tmp_path):
     """With one thread and with two; what differs is the order of sums."""
     build, feed = MODELS[name]
     model = build()
     with athanor.compile(model).load(threads=1) as native:
         expected = native.run(feed)
         names = [spec.name for spec in native.inputs]
-    artifact = athanor.compile(model, "aarch64").save(tmp_path / "m.so")
+    target, program = machine
+    artifact = athanor.compile(model, target).save(tmp_path / "m.so")
     inputs = [write(tmp_path / f"{name}.in", feed[name]) for name in names]
     outputs = [tmp_path / f"{name}.out" for name in expected]
     for threads in (1, 2):
-        command = [QEMU, "-L", LIBRARIES, program, artifact, threads, *inputs, ":", *outputs]
+        command = [*program, artifact, threads, *inputs, ":", *outputs]
         done = subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, check=False
         )

@@ -14,13 +14,18 @@ from athanor.targets.codegen import build_kernels
 from athanor.targets.detect import cpu_features
 from athanor.targets.rules import schedule_and_lower
 
-ELF_MACHINES = {"x86_64": 62, "aarch64": 183}  # e_machine, as the ELF standard numbers them
+ELF_MACHINES = {
+    "x86_64": 62,
+    "aarch64": 183,
+    "riscv64": 243,
+}  # e_machine, as the ELF standard numbers them
 WIDEST = {
     "x86-64-v2": "%xmm",
     "x86-64-v3": "%ymm",
     "x86-64-v4": "%zmm",
     "x86-64-v4+avx512bf16": "%zmm",
     "aarch64": ".4s",
+    "rv64gcv": "vfmax.v",
 }
 FEED = {"image": np.random.default_rng(0).random((3, 1, 8, 8), np.float32)}
 
