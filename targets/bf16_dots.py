@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import tvm
 import tvm_ffi
@@ -13,6 +13,7 @@ from tvm.ir import IRModule
 from tvm.sym import Analyzer
 
 from athanor.schedules.compute.bf16 import DOT, PAIR, ROUND, operator
+from athanor.targets.llvm_text import register_lanes, shuffle, vector_type
 
 BF16_FUNCTION = re.compile(r"athanor_(dot|round)_bf16_x(\d+)")
 """Names of the functions that `bf16_function` writes, as kernels call them."""
@@ -143,7 +144,7 @@ def bf16_function(kind: str, lanes: int) -> str:
 
 
 def _round_function(lanes: int) -> str:
-    floats, halves, narrow = (_vector(scalar, lanes) for scalar in ("float", "i16", "bfloat"))
+    floats, halves, narrow = (vector_type(scalar, lanes) for scalar in ("float", "i16", "bfloat"))
     return f"""\
 define {halves} @athanor_round_bf16_x{lanes}({floats} %x) alwaysinline {{
   %r = fptrunc {floats} %x to {narrow}
@@ -154,8 +155,8 @@ define {halves} @athanor_round_bf16_x{lanes}({floats} %x) alwaysinline {{
 
 
 def _dot_function(lanes: int) -> str:
-    register = next((size for size in (16, 8, 4) if lanes % size == 0), 0)
-    floats, words = (_vector(scalar, lanes) for scalar in ("float", "i32"))
+    register = register_lanes(lanes)
+    floats, words = (vector_type(scalar, lanes) for scalar in ("float", "i32"))
     head = f"define {floats} @athanor_dot_bf16_x{lanes}({floats} %acc, {words} %a, {words} %b)"
     lines = [f"{head} alwaysinline {{"]
     if not register:
@@ -166,36 +167,26 @@ def _dot_function(lanes: int) -> str:
         lines += [f"  %{p} = fmul {floats} %a{p}f, %b{p}f" for p in "lh"]
         lines += [f"  %s = fadd {floats} %acc, %h", f"  %r = fadd {floats} %s, %l"]
         return "\n".join([*lines, f"  ret {floats} %r", "}\n"])
-    part, pairs = _vector("float", register), _vector("bfloat", 2 * register)
+    part, pairs = vector_type("float", register), vector_type("bfloat", 2 * register)
     intrinsic = f"@llvm.x86.avx512bf16.dpbf16ps.{32 * register}"
     lines.insert(0, f"declare {part} {intrinsic}({part}, {pairs}, {pairs})")
     made = "poison"
     for number, first in enumerate(range(0, lanes, register)):
         for v, kind in (("acc", floats), ("a", words), ("b", words)):
-            picked = _shuffle(kind, f"%{v}", "poison", range(first, first + register))
+            picked = shuffle(kind, f"%{v}", "poison", range(first, first + register))
             lines.append(f"  %{v}{number} = {picked}")
         for v in "ab":
-            word = _vector("i32", register)
+            word = vector_type("i32", register)
             lines.append(f"  %{v}{number}p = bitcast {word} %{v}{number} to {pairs}")
         # The left pair, which products broadcast, comes last: that operand may be in memory.
         operands = f"{part} %acc{number}, {pairs} %b{number}p, {pairs} %a{number}p"
         lines.append(f"  %r{number} = call {part} {intrinsic}({operands})")
-        wide = _shuffle(part, f"%r{number}", "poison", [i % register for i in range(lanes)])
+        wide = shuffle(part, f"%r{number}", "poison", [i % register for i in range(lanes)])
         lines.append(f"  %w{number} = {wide}")
         chosen = [i + lanes * (first <= i < first + register) for i in range(lanes)]
-        lines.append(f"  %m{number} = {_shuffle(floats, made, f'%w{number}', chosen)}")
+        lines.append(f"  %m{number} = {shuffle(floats, made, f'%w{number}', chosen)}")
         made = f"%m{number}"
     return "\n".join([*lines, f"  ret {floats} {made}", "}\n"])
-
-
-def _shuffle(kind: str, first: str, second: str, lanes: Iterable[int]) -> str:
-    picked = [f"i32 {lane}" for lane in lanes]
-    mask = f"<{len(picked)} x i32> <{', '.join(picked)}>"
-    return f"shufflevector {kind} {first}, {kind} {second}, {mask}"
-
-
-def _vector(scalar: str, lanes: int) -> str:
-    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
 
 
 def _splat(number: int, lanes: int) -> str:

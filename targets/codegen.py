@@ -93,7 +93,7 @@ def build_kernels(kernels: dict[str, tirx.PrimFunc], target: TargetSpec) -> Kern
     finish = [
         KeepOnStack(),
         LowerDots(),
-        LowerMath(),
+        LowerMath(target.avx512),
         *storage,
         t.LowerTVMBuiltin(),
         t.LowerIntrin(),

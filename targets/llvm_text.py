@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from tvm import ir, tirx
 from tvm.ir.prim import expr as prim
@@ -19,6 +20,9 @@ _INTEGER = {
     prim.RShift: "ashr",
 }
 _COMPARE = {tirx.LT: "olt", tirx.LE: "ole", tirx.GT: "ogt", tirx.GE: "oge", tirx.EQ: "oeq"}
+SCALE = "scale"
+"""A call (call_pure_extern) of AVX-512's a * 2^floor(b), also where 2^b itself is no number."""
+_REGISTERS = (16, 8, 4)
 _LOGIC = {tirx.And: "and", tirx.Or: "or"}
 _TYPES = {
     "float32": "float",
@@ -38,21 +42,39 @@ def vector_function(name: str, parameter: tirx.Var, body: tirx.Expr, lanes: int)
     return _Function(parameter, lanes).text(name, body)
 
 
+def vector_type(scalar: str, lanes: int) -> str:
+    """LLVM's name of a vector, or of the scalar itself."""
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+def register_lanes(lanes: int) -> int:
+    """float32 numbers in the largest register of AVX-512 that vectors consist of; 0: of none."""
+    return next((size for size in _REGISTERS if lanes % size == 0), 0)
+
+
+def shuffle(kind: str, first: str, second: str, lanes: Iterable[int]) -> str:
+    """The instruction that picks `lanes` out of two vectors of type `kind`."""
+    picked = [f"i32 {lane}" for lane in lanes]
+    mask = f"<{len(picked)} x i32> <{', '.join(picked)}>"
+    return f"shufflevector {kind} {first}, {kind} {second}, {mask}"
+
+
 class _Function:
     def __init__(self, parameter: tirx.Var, lanes: int) -> None:
         self.parameter, self.lanes = parameter, lanes
         self.lines: list[str] = []
+        self.declarations: set[str] = set()
         self.values: dict[tirx.Var, str] = {parameter: "%x"}
 
     def text(self, name: str, body: tirx.Expr) -> str:
         result = self.value(body)
         made = self.type_of(body)
         head = f"define {made} @{name}({self.type_of(self.parameter)} %x) {{"
-        return "\n".join([head, *self.lines, f"  ret {made} {result}", "}\n"])
+        lines = [*sorted(self.declarations), head, *self.lines, f"  ret {made} {result}", "}\n"]
+        return "\n".join(lines)
 
     def type_of(self, expr: tirx.Expr) -> str:
-        scalar = _TYPES[str(expr.ty.dtype)]
-        return scalar if self.lanes == 1 else f"<{self.lanes} x {scalar}>"
+        return vector_type(_TYPES[str(expr.ty.dtype)], self.lanes)
 
     def emit(self, instruction: str) -> str:
         name = f"%v{len(self.lines)}"
@@ -113,6 +135,9 @@ class _Function:
 
     def call(self, expr: ir.Call) -> str:
         name = expr.op.name
+        if name == "tirx.call_pure_extern":
+            assert expr.args[0].value == SCALE, f"no LLVM IR for {expr.args[0]}"
+            return self.scale([self.value(argument) for argument in expr.args[1:]])
         operands = [self.value(arg) for arg in expr.args]
         types = [self.type_of(arg) for arg in expr.args]
         if name == "tirx.reinterpret":
@@ -121,3 +146,23 @@ class _Function:
         suffix = scalar if self.lanes == 1 else f"v{self.lanes}{scalar}"
         function = {"tirx.sqrt": "sqrt", "tirx.fabs": "fabs"}[name]
         return self.emit(f"call {types[0]} @llvm.{function}.{suffix}({types[0]} {operands[0]})")
+
+    def scale(self, operands: list[str]) -> str:
+        """SCALE, register by register."""
+        size = register_lanes(self.lanes)
+        whole, part = vector_type("float", self.lanes), vector_type("float", size)
+        function = f"@llvm.x86.avx512.mask.scalef.ps.{32 * size}"
+        # all lanes, and rounding as it is set
+        rest = ["i16 -1", "i32 4"] if size == 16 else ["i8 -1"]
+        kinds = [part, part, part, *(constant.split()[0] for constant in rest)]
+        self.declarations.add(f"declare {part} {function}({', '.join(kinds)})")
+        made = "poison"
+        for first in range(0, self.lanes, size):
+            lanes = range(first, first + size)
+            picked = [self.emit(shuffle(whole, operand, "poison", lanes)) for operand in operands]
+            typed = [f"{part} {value}" for value in [*picked, "zeroinitializer"]]
+            result = self.emit(f"call {part} {function}({', '.join([*typed, *rest])})")
+            wide = shuffle(part, result, "poison", [i % size for i in range(self.lanes)])
+            chosen = [i + self.lanes * (i in lanes) for i in range(self.lanes)]
+            made = self.emit(shuffle(whole, made, self.emit(wide), chosen))
+        return made

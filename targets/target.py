@@ -56,6 +56,11 @@ class TargetSpec:
         return "avx512_bf16" in self.cpu_features
 
     @property
+    def avx512(self) -> bool:
+        """Whether x86's 512-bit vectors, and their instructions for shorter ones, are there."""
+        return "avx512vl" in self.cpu_features
+
+    @property
     def channel_block(self) -> int:
         """Channels that lie together in blocked layouts, `NCHW{block}c`.
 

@@ -1,6 +1,7 @@
 """All of float32 in steps, random mantissas and the edges, against NumPy in float64."""
 
 import math
+import platform
 
 import numpy as np
 import pytest
@@ -26,18 +27,18 @@ def samples():
     return np.concatenate([every, -every, near, near / 50, np.array(EDGES, "float32")])
 
 
-def kernel_of(function, shape, dtype="float32"):
+def kernel_of(function, shape, dtype="float32", target="native"):
     """`function` over an array of that shape, compiled."""
     source = te.placeholder(shape, dtype, "x")
     result = te.compute(shape, lambda i: function(source[i]), "y")
-    sch, _ = schedule(te.create_prim_func([source, result], "int64"), find_target("native"))
-    return Kernel(sch.mod["main"])
+    sch, _ = schedule(te.create_prim_func([source, result], "int64"), find_target(target))
+    return Kernel(sch.mod["main"], find_target(target))
 
 
-def evaluate(function, x, dtype="float32"):
+def evaluate(function, x, dtype="float32", target="native"):
     """`function` of every element; an odd length, so that the tail is tested too."""
     out = np.zeros(x.shape, x.dtype)
-    kernel_of(function, x.shape, dtype)(x, out)
+    kernel_of(function, x.shape, dtype, target)(x, out)
     return out
 
 
@@ -89,6 +90,33 @@ def test_accuracy(name):
     x = samples()
     with np.errstate(all="ignore"):
         assert_close(evaluate(function, x), reference(x.astype("float64")))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="code for x86-64")
+@pytest.mark.parametrize("target", ["x86-64-v2", "x86-64-v3"])
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_accuracy_without_long_vectors(name, target):
+    function, reference = FUNCTIONS[name]
+    x = samples()
+    with np.errstate(all="ignore"):
+        assert_close(evaluate(function, x, target=target), reference(x.astype("float64")))
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 8, 16])
+@pytest.mark.parametrize("name", ["exp", "sigmoid"])
+def test_accuracy_of_short_vectors(name, lanes):
+    """Rows with a gap between them, so that vectors are not longer than a row."""
+    function, reference = FUNCTIONS[name]
+    x = samples()
+    rows = x.size // (lanes + 1)
+    x = x[: rows * (lanes + 1)].reshape(rows, lanes + 1)
+    source = te.placeholder(x.shape, "float32", "x")
+    result = te.compute((rows, lanes), lambda i, j: function(source[i, j]), "y")
+    sch, _ = schedule(te.create_prim_func([source, result], "int64"), find_target("native"))
+    out = np.zeros((rows, lanes), "float32")
+    Kernel(sch.mod["main"])(x, out)
+    with np.errstate(all="ignore"):
+        assert_close(out, reference(x[:, :lanes].astype("float64")))
 
 
 CHUNK = (1 << 18) + 1
