@@ -15,6 +15,7 @@ from athanor.tuning.context import make_context, misfit
 from athanor.tuning.database import (
     BEST,
     CHOICE,
+    TRIAL,
     Database,
     DatabaseWarning,
     decisions_of,
@@ -27,7 +28,7 @@ class TunedKernels:
 
     def __init__(self, folder: str | Path, target: TargetSpec, any_cpu: bool = False) -> None:
         """any_cpu: records of every processor fit, for a target that is not this machine."""
-        self.database = Database(folder)
+        self.database = Database(folder, without=(TRIAL,))
         self._target, self._any_cpu = target, any_cpu
         self._misfits: dict[str, int] = {}
         self._best = self._fitting(BEST, "workload")

@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,19 @@ class DatabaseWarning(UserWarning):
 class Database:
     """The records in one folder, or in one exported file."""
 
-    def __init__(self, folder: str | Path, create: bool = False) -> None:
-        """create: make the folder where there is none. Raises CompileError."""
+    def __init__(
+        self, folder: str | Path, create: bool = False, without: Collection[str] = ()
+    ) -> None:
+        """create: make the folder where there is none; without: kinds of lines that are not read.
+
+        Raises CompileError.
+        """
         given = Path(folder)
         self.folder, self.path = given, given / RECORDS
         if given.is_file() and not create:
             self.folder, self.path = given.parent, given
-        self.lines: list[dict[str, Any]] = []
-        self._read_bytes = 0
+        self._left_out = tuple(_start(kind) for kind in without)
+        self._forget()
         self._funcs: dict[str, tirx.PrimFunc] = {}
         if create:
             try:
@@ -79,12 +84,30 @@ class Database:
         if rest:
             self._warn("the last line is cut short, and left out")
         found = []
-        for number, line in enumerate(whole.split(b"\n") if whole else [], len(self.lines) + 1):
-            entry = self._parse(line, number)
+        for line in whole.split(b"\n") if whole else []:
+            self._line_count += 1
+            if line.startswith(self._left_out):
+                continue
+            entry = self._parse(line, self._line_count)
             if entry is not None:
                 found.append(entry)
+                self._index(entry)
         self.lines += found
         return found
+
+    def _forget(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._read_bytes = self._line_count = 0
+        self._workloads: dict[str, dict[str, Any]] = {}
+        self._by_kind: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
+
+    def _index(self, entry: dict[str, Any]) -> None:
+        kind = entry["kind"]
+        if kind == WORKLOAD:
+            self._workloads.setdefault(entry["key"], entry)
+        self._by_kind.setdefault((kind, None), []).append(entry)
+        if "workload" in entry:
+            self._by_kind.setdefault((kind, entry["workload"]), []).append(entry)
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any] | None:
         try:
@@ -109,7 +132,7 @@ class Database:
     def append(self, kind: str, **fields: Any) -> None:
         """Add a line, and wait until the disk has it. Raises CompileError where that fails."""
         entry = {"kind": kind, "format": FORMAT, **fields}
-        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        line = _line(entry)
         try:
             with self._locked(), self.path.open("r+b" if self.path.exists() else "w+b") as file:
                 end = _whole_bytes(file)
@@ -139,13 +162,10 @@ class Database:
     def add_workload(self, func: tirx.PrimFunc, label: str) -> str:
         """Make sure that the kernel is in the database; its key."""
         key = workload_key(func)
-        if not self._has_workload(key):
+        if key not in self._workloads:
             text = base64.b64encode(zlib.compress(tvm.ir.save_json(func).encode())).decode()
             self.append(WORKLOAD, key=key, label=label, tir=text)
         return key
-
-    def _has_workload(self, key: str) -> bool:
-        return any(line["kind"] == WORKLOAD and line["key"] == key for line in self.lines)
 
     def rewrite(self, lines: list[dict[str, Any]]) -> None:
         """Replace all lines; the file changes whole or not at all. Other jobs must not run."""
@@ -154,37 +174,45 @@ class Database:
             with self._locked():
                 with aside.open("wb") as file:
                     for line in lines:
-                        file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                        file.write(_line(line))
                     file.flush()
                     os.fsync(file.fileno())
                 aside.replace(self.path)
         except OSError as error:
             raise CompileError(f"can't rewrite {self.path}: {error.strerror or error}") from error
-        self.lines, self._read_bytes = [], 0
+        self._forget()
         self.refresh()
 
     # Reading
 
     def records(self, kind: str, workload: str | None = None) -> list[dict[str, Any]]:
         """The lines of a kind, in order."""
-        return [
-            line
-            for line in self.lines
-            if line["kind"] == kind and (workload is None or line["workload"] == workload)
-        ]
+        return list(self._by_kind.get((kind, workload), ()))
 
     def is_same(self, key: str, func: tirx.PrimFunc) -> bool:
         """Whether the workload of that key is this kernel: keys are hashes."""
+        if key not in self._workloads:
+            return False  # its line was damaged
         if key not in self._funcs:
-            line = next(w for w in self.lines if w["kind"] == WORKLOAD and w["key"] == key)
-            text = zlib.decompress(base64.b64decode(line["tir"])).decode()
-            self._funcs[key] = tvm.ir.load_json(text)
+            text = zlib.decompress(base64.b64decode(self._workloads[key]["tir"])).decode()
+            # Equal text needs no loading, which takes five times as long as saving.
+            same = text == tvm.ir.save_json(func)
+            self._funcs[key] = func if same else tvm.ir.load_json(text)
         return tvm_ffi.structural_equal(self._funcs[key], func)
 
 
 def decisions_of(record: dict[str, Any]) -> Decisions:
     """The decisions of a TRIAL or BEST line."""
     return Decisions(str(record["rule"]), tuple(int(value) for value in record["values"]))
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+
+
+def _start(kind: str) -> bytes:
+    """How a line of that kind begins, in the format that this version writes."""
+    return _line({"kind": kind, "format": FORMAT})[:-2] + b","
 
 
 def _whole_bytes(file: Any) -> int:

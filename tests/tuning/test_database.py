@@ -2,11 +2,20 @@
 
 import json
 import multiprocessing
+import time
 
 import pytest
 
+import athanor
 from athanor.errors import CompileError
+from athanor.targets import find_target
+from athanor.tuning.apply import TunedKernels
 from athanor.tuning.database import TRIAL, Database, DatabaseWarning
+from athanor.tuning.job import model_tasks, tune
+
+from .models import MadeUpTimes, matmul
+
+NATIVE = find_target("native")
 
 
 @pytest.fixture
@@ -95,3 +104,30 @@ def test_two_processes_write_at_once(database):
     found = numbers(database)
     assert sorted(found) == [*range(50), *range(100, 150)]
     assert [n for n in found if n < 100] == list(range(50))
+
+
+def test_a_damaged_workload_fits_nothing(database):
+    func = next(iter(model_tasks(matmul(), NATIVE).values())).func
+    assert not database.is_same("no such key", func)
+
+
+def test_compiling_with_ten_thousand_records_costs_little(database, monkeypatch):
+    """Neither the trials nor the kernels that the model has itself are parsed."""
+    model = matmul()
+    tune(model, database=database.folder, trials=9, measurer=MadeUpTimes(), choices=False)
+    lines = Database(database.folder).lines
+    trials = [{**line, "workload": "another"} for line in lines if line["kind"] == TRIAL]
+    database.rewrite([*trials * 1200, *lines])
+    assert len(database.lines) > 10_000
+
+    def seconds(call):
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+
+    monkeypatch.setattr("athanor.tuning.database.tvm.ir.load_json", None)
+    found = athanor.compile(model, database=database.folder, cache=False)
+    assert found.metadata["kernels"] != athanor.compile(model, cache=False).metadata["kernels"]
+    compiling = min(seconds(lambda: athanor.compile(model, cache=False)) for _ in range(3))
+    reading = min(seconds(lambda: TunedKernels(database.folder, NATIVE)) for _ in range(5))
+    assert reading < 0.1 * compiling
