@@ -44,19 +44,30 @@ def schedule_rows(sch: s_tir.Schedule, leaves: list[Block], target: TargetSpec) 
     at the row's end: one chain of dependent additions would run at a fraction of the bandwidth.
     May leave `sch` half changed when the answer is False.
     """
-    leaves = _inline(sch, leaves)
+    matched = match_rows(sch, leaves)
+    if matched is None:
+        return False
+    leaves, shape = matched
     reductions = [block for block in leaves if not _is_spatial(sch, block)]
-    if not reductions or not all(_is_simple(sch, block) for block in leaves):
-        return False
-    shape = row_shape(sch, reductions[0])
-    if shape is None or not all(sch.get_consumers(block) for block in leaves[:-1]):
-        return False
-    if not _stays_in_row(sch, leaves, shape):
-        return False
     parallel = _is_long(sch, reductions[0])
     if shape.inner:
         return _schedule_columns(sch, leaves, shape, target, parallel)
     return _schedule_contiguous(sch, leaves, shape, target, parallel)
+
+
+def match_rows(sch: s_tir.Schedule, leaves: list[Block]) -> tuple[list[Block], RowShape] | None:
+    """The blocks that are left when what is cheap is inlined, and the rows that all are parts of.
+
+    None where some block is no part of a row, or reads another one's result for another row.
+    """
+    leaves = _inline(sch, leaves)
+    reductions = [block for block in leaves if not _is_spatial(sch, block)]
+    if not reductions or not all(_is_simple(sch, block) for block in leaves):
+        return None
+    shape = row_shape(sch, reductions[0])
+    if shape is None or not all(sch.get_consumers(block) for block in leaves[:-1]):
+        return None
+    return (leaves, shape) if _stays_in_row(sch, leaves, shape) else None
 
 
 def row_shape(sch: s_tir.Schedule, reduction: Block) -> RowShape | None:

@@ -19,6 +19,7 @@ from athanor.targets.codegen import symbolic_parameters
 from athanor.targets.device_kernel import DeviceKernel, Launch, Scratch
 from athanor.targets.gpu import GPUSpec
 from athanor.targets.lower_math import LowerPower
+from athanor.targets.nan_maxima import HandNaNOn
 from athanor.targets.narrow_types import WrapNarrowIntegers
 
 _AXES = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
@@ -168,6 +169,7 @@ def _lowering(gpu: GPUSpec) -> tvm.transform.Sequential:
             s.LowerOpaqueBlock(),
             t.FlattenBuffer(),
             LowerPower(),
+            HandNaNOn(),
             t.BF16ComputeLegalize(),
             t.FP8ComputeLegalize(),
             t.NarrowDataType(32),

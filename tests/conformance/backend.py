@@ -81,11 +81,11 @@ class AthanorBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_options: Any) -> AthanorRep:
-        """Compile, link and load; Refused for a CompileError."""
-        worker().ask(model.SerializeToString())
+        """Compile, link and load; Refused for a CompileError. CUDA is emulated."""
+        worker().ask((model.SerializeToString(), device))
         return AthanorRep()
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """CPU only."""
-        return Device(device).type == DeviceType.CPU
+        """The host, and a GPU under emulation."""
+        return Device(device).type in (DeviceType.CPU, DeviceType.CUDA)

@@ -17,7 +17,11 @@ from onnx.backend.test.runner import Runner
 
 from .backend import AthanorBackend, Refused
 
-LIST = Path(__file__).with_name("expected_failures.txt")
+LISTS = {
+    "cpu": Path(__file__).with_name("expected_failures.txt"),
+    "cuda": Path(__file__).with_name("expected_failures_cuda.txt"),
+}
+"""What does not pass by device; a GPU is emulated."""
 
 _DRAWN = ("", "_double", "_seed")
 _DROPPED = ("", "_mask", "_default", "_default_mask")
@@ -79,8 +83,8 @@ def _leaves(values: Sequence[Any], place: tuple[int, ...] = ()) -> list[tuple[An
 
 
 @cache
-def cases() -> dict[str, Callable[[], None]]:
-    """All cases by name; calling one raises what is wrong with it."""
+def cases(device: str = "cpu") -> dict[str, Callable[[], None]]:
+    """All cases by name; calling one raises what is wrong with it. device: a key of LISTS."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         runner = SuiteRunner(AthanorBackend, __name__, RANDOM | INEXACT)
@@ -88,20 +92,20 @@ def cases() -> dict[str, Callable[[], None]]:
     found = {}
     for cls in classes:
         for method in dir(cls):
-            if method.startswith("test_") and method.endswith("_cpu"):
-                found[method.removesuffix("_cpu")] = getattr(cls(method), method)
+            if method.startswith("test_") and method.endswith(f"_{device}"):
+                found[method.removesuffix(f"_{device}")] = getattr(cls(method), method)
     return found
 
 
-def third() -> list[str]:
-    """A fixed third of the cases."""
-    return [name for name in cases() if zlib.crc32(name.encode()) % 3 == 0]
+def fraction(divisor: int) -> list[str]:
+    """A fixed part of the cases, one in `divisor`."""
+    return [name for name in cases() if zlib.crc32(name.encode()) % divisor == 0]
 
 
-def outcome(name: str) -> str:
+def outcome(name: str, device: str = "cpu") -> str:
     """ "ok", or what went wrong: "refused: ...", "wrong: ...", "error: ...", "crash: ..."."""
     try:
-        cases()[name]()
+        cases(device)[name]()
     except Refused as error:
         return f"refused: {_line(error)}"
     except RuntimeError as error:
@@ -119,16 +123,18 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def outcomes(names: Iterable[str], jobs: int = 2) -> Iterator[dict[str, Future[str]]]:
+def outcomes(
+    names: Iterable[str], jobs: int = 2, device: str = "cpu"
+) -> Iterator[dict[str, Future[str]]]:
     """The outcome of each case to come; a worker process for each of `jobs` threads."""
     pool = ThreadPoolExecutor(jobs)
     try:
-        yield {name: pool.submit(outcome, name) for name in names}
+        yield {name: pool.submit(outcome, name, device) for name in names}
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def expected_failures() -> dict[str, str]:
+def expected_failures(device: str = "cpu") -> dict[str, str]:
     """The committed list: case -> outcome."""
-    lines = LIST.read_text().splitlines()
+    lines = LISTS[device].read_text().splitlines()
     return dict(line.split("\t", 1) for line in lines if line and not line.startswith("#"))

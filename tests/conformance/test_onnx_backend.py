@@ -9,10 +9,10 @@ from concurrent.futures import Future
 
 import pytest
 
-from .suite import cases, expected_failures, outcomes, third
+from .suite import cases, expected_failures, fraction, outcomes
 
 EXPECTED = expected_failures()
-NAMES = list(cases()) if os.environ.get("ATHANOR_CONFORMANCE") == "all" else third()
+NAMES = list(cases()) if os.environ.get("ATHANOR_CONFORMANCE") == "all" else fraction(3)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Run the suite and write expected_failures.txt again.
+"""Run the suite and write expected_failures.txt again, or expected_failures_cuda.txt.
 
 A case passes or is refused with a CompileError. A wrong result, another error, a crash or a
 time-out makes the exit status 1.
@@ -16,7 +16,7 @@ from typing import TextIO
 import click
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from conformance.suite import LIST, cases, outcomes
+from conformance.suite import LISTS, cases, outcomes
 
 HEADER = """\
 # Cases of ONNX's backend suite that do not pass, and why. Written by update.py.
@@ -27,12 +27,13 @@ HEADER = """\
 @click.option("--filter", "pattern", default="", help="Only cases whose name matches; no list.")
 @click.option("--jobs", default=2, show_default=True, help="Processes.")
 @click.option("--log", type=click.File("w"), help="Write each outcome and the seconds since start.")
-def main(pattern: str, jobs: int, log: TextIO | None) -> None:
+@click.option("--device", type=click.Choice(list(LISTS)), default="cpu", show_default=True)
+def main(pattern: str, jobs: int, log: TextIO | None, device: str) -> None:
     """See the top of the file."""
     started = time.monotonic()
     names = [name for name in cases() if re.search(pattern, name)]
     results: dict[str, str] = {}
-    with outcomes(names, jobs) as futures:
+    with outcomes(names, jobs, device) as futures:
         for name, future in futures.items():
             results[name] = future.result()
             if log:
@@ -41,7 +42,7 @@ def main(pattern: str, jobs: int, log: TextIO | None) -> None:
     failed = sorted(f"{name}\t{text}\n" for name, text in results.items() if text != "ok")
     print("".join(failed))
     if not pattern:
-        LIST.write_text(HEADER + "".join(line for line in failed if "\trefused: " in line))
+        LISTS[device].write_text(HEADER + "".join(line for line in failed if "\trefused: " in line))
     counts = Counter(text.split(":")[0] for text in results.values())
     print(f"{dict(counts)} of {len(results)} in {time.monotonic() - started:.0f} s")
     if set(counts) - {"ok", "refused"}:

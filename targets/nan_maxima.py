@@ -1,0 +1,48 @@
+"""Maxima and minima that hand NaN on, which CUDA's `max` and `min` drop."""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import IRModule
+
+
+@tvm.transform.module_pass(opt_level=0, name="HandNaNOn")
+class HandNaNOn:
+    """NaN where an operand is one, in maxima and minima of floats.
+
+        max(a, b)   =>   select(a > b or isnan(a), a, b)
+
+    ONNX asks for it of Max, Relu, Clip, MaxPool and ReduceMax alike. Where b is NaN, the comparison
+    is false and b is taken. After cross-thread reductions are lowered, which are recognized by
+    their maxima; before the code generator, which prints `max`.
+    """
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """See the class."""
+        for variable, func in mod.functions_items():
+            if isinstance(func, tirx.PrimFunc):
+                visitors = [(tirx.Max, _maximum), (tirx.Min, _minimum)]
+                body = tvm_ffi.structural_map(func.body, visitors, order="post")
+                mod[variable] = func.with_body(body)
+        return mod
+
+
+def _maximum(value: tirx.Max) -> tirx.Expr:
+    return _chosen(value, value.a > value.b) if _may_be_nan(value) else value
+
+
+def _minimum(value: tirx.Min) -> tirx.Expr:
+    return _chosen(value, value.a < value.b) if _may_be_nan(value) else value
+
+
+def _chosen(value: tirx.Max | tirx.Min, better: tirx.Expr) -> tirx.Expr:
+    if isinstance(value.a, tirx.FloatImm):  # no NaN, so that the other one is to be asked
+        value = type(value)(value.b, value.a)
+        better = value.a > value.b if isinstance(value, tirx.Max) else value.a < value.b
+    return tirx.Select(tirx.any(better, tirx.isnan(value.a)), value.a, value.b)
+
+
+def _may_be_nan(value: tirx.Max | tirx.Min) -> bool:
+    return "float" in str(value.ty.dtype)
