@@ -107,9 +107,15 @@ class Arguments:
         """As the library has filled them in."""
         return [tuple(row.shape[: row.ndim]) for row in self._rows]
 
-    def results(self) -> list[np.ndarray | None]:
-        """Memory for each tensor of the shapes set; None where a size of -1 is told by the run."""
-        return [None if kind is None else np.empty(*kind) for kind in self._kinds]
+    def results(self, kept: Sequence[Any] | None = None) -> list[Any]:
+        """Memory for each tensor of the shapes set; None where a size of -1 is told by the run.
+
+        kept: memory for tensors of these shapes, taken instead of new one.
+        """
+        if kept is None:
+            return [None if kind is None else np.empty(*kind) for kind in self._kinds]
+        pairs = zip(self._kinds, kept, strict=True)
+        return [None if kind is None else memory for kind, memory in pairs]
 
     def empty(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Memory for a tensor; addresses for one of strings."""

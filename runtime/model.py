@@ -125,6 +125,8 @@ class Model:
     def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> Profile:
         """The times of the model's kernels over `runs` runs, after one that is not counted.
 
+        Results are written to the same memory in every run, as `run` does when its caller drops
+        them: kernels that write new pages would take the time in which the system clears these.
         Raises RunError as `run` does, and where the model was not compiled for profiling.
         """
         metadata = self.metadata.get("profile")
@@ -134,9 +136,9 @@ class Model:
             )
         values = [inputs.get(spec.name) for spec in self.inputs]
         recorder = EventRecorder()
-        self.run(inputs)
+        results = list(self.run(inputs).values())
         for _ in range(runs):
-            self._execute(values, recorder)
+            results = self._execute(values, recorder, results)
         return Profile(metadata["steps"], recorder.runs)
 
     def close(self) -> None:
@@ -153,13 +155,19 @@ class Model:
             raise RunError("the model is closed")
         return handle, session
 
-    def _execute(self, values: Sequence[Any], recorder: EventRecorder | None = None) -> list[Any]:
+    def _execute(
+        self,
+        values: Sequence[Any],
+        recorder: EventRecorder | None = None,
+        kept: list[Any] | None = None,
+    ) -> list[Any]:
+        """The results, in the memory of those of a run before where they are given as `kept`."""
         arrays = self._ins.split(values)
         with self._lock:
             session = self._alive()[1]
             self._plan(session, arrays)
             # A size that only the run tells is in memory of the session, which is copied.
-            results: list[Any] = self._results.results()
+            results = self._results.results(kept if self._outs.is_numeric else None)
             self._arguments.set_data(arrays)
             self._results.set_data(results)
             ins, outs = self._arguments.tensors, self._results.tensors

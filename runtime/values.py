@@ -38,6 +38,11 @@ class Values:
         """Whether every value is a tensor."""
         return self._is_plain
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether every value is a tensor, and none of strings."""
+        return self._is_plain and not self._has_text
+
     def split(self, values: Sequence[Any]) -> list[np.ndarray]:
         """An array for each tensor. Raises RunError for a value that does not fit."""
         if self._is_plain:

@@ -20,8 +20,9 @@
 
 /* A caller that replaces its result by the next one holds one while the next is made. */
 #define SPARES 2
-/* An array for results that are larger than this is not kept. */
-#define LARGEST_KEPT ((Py_ssize_t)64 << 20)
+/* An array for results that are larger than this is not kept. Below, to have its pages cleared anew
+ * would take longer than to write it (100 MB: 13 ms against 7). */
+#define LARGEST_KEPT ((Py_ssize_t)256 << 20)
 
 typedef int32_t (*Run)(AthanorSession *, const DLTensor *, int32_t, DLTensor *, int32_t);
 

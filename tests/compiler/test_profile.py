@@ -47,6 +47,15 @@ def test_a_profile_has_times_and_work_of_each_kernel(dense):
     np.testing.assert_array_equal(dense.run({"x": x})["y"], expected)
 
 
+def test_a_profile_leaves_earlier_results_alone(dense):
+    x = np.ones((ROWS, 64), np.float32)
+    held = [dense.run({"x": x})["y"] for _ in range(3)]
+    expected = held[0].copy()
+    dense.profile({"x": 2 * x}, runs=3)
+    for result in held:
+        np.testing.assert_array_equal(result, expected)
+
+
 def test_a_recorder_grows_with_the_events(dense):
     recorder = EventRecorder()
     recorder._room = recorder._room[:1]  # room for the whole run's event alone
