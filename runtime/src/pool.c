@@ -29,6 +29,7 @@ static struct {
   pthread_cond_t work, done;
   Launch *first;
   int32_t sleeping, spinning;
+  int32_t spin_us; /* of the latest launch */
   bool stopping;
   atomic_uint launches; /* changes when there is new work */
   atomic_int waiting;   /* launching threads that sleep until their helpers leave */
@@ -124,6 +125,9 @@ static void *work(void *unused) {
       pool.sleeping++;
       pthread_cond_wait(&pool.work, &pool.lock);
       pool.sleeping--;
+      /* To wake up can take longer than a small kernel: who comes too late for this launch is there
+       * for the next. Otherwise a model of small kernels would never get any help. */
+      deadline = deadline_ns(pool.spin_us);
     }
   }
   pthread_mutex_unlock(&pool.lock);
@@ -211,6 +215,7 @@ static void announce(Launch *launch) {
   Launch **last = &pool.first;
   while (*last) last = &(*last)->next_launch;
   *last = launch;
+  pool.spin_us = launch->spin_us;
   atomic_fetch_add(&pool.launches, 1);
   int32_t wake = launch->max_helpers - pool.spinning;
   if (wake > pool.sleeping) wake = pool.sleeping;
