@@ -21,9 +21,6 @@ from athanor.errors import RunError
 
 LIBRARY = Path(__file__).resolve().parent / "lib" / "libathanor.so"
 
-CPU = 1
-"""DLPack's device type of the CPU."""
-
 
 class DataType(Structure):
     """DLDataType."""
@@ -111,6 +108,17 @@ _SIGNATURES = {
     "athanor_session_close": (None, _HANDLE),
     "athanor_session_output_shapes": (c_int32, _HANDLE, _TENSORS, c_int32, _TENSORS, c_int32),
     "athanor_session_run": _RUN,
+    "athanor_session_run_tensors": (
+        *(c_int32, _HANDLE, _TENSORS, c_int32),
+        *(POINTER(_HANDLE), c_int32),
+    ),
+    "athanor_session_stream": (_HANDLE, _HANDLE),
+    "athanor_tensor_view": (_TENSORS, _HANDLE),
+    "athanor_tensor_wait": (c_int32, _HANDLE, _HANDLE),
+    "athanor_tensor_read": (c_int32, _HANDLE, _HANDLE),
+    "athanor_tensor_to_dlpack": (_HANDLE, _HANDLE),
+    "athanor_tensor_to_old_dlpack": (_HANDLE, _HANDLE),
+    "athanor_tensor_release": (None, _HANDLE),
     "athanor_session_profile": (*_RUN, POINTER(Event), c_uint64, POINTER(c_uint64)),
 }
 

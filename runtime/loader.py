@@ -22,15 +22,16 @@ def load(
     *,
     verify: bool | None = None,
     device: int = 0,
-    stream: int | None = None,
+    stream: Any = None,
 ) -> Model:
     """The model in the artifact at `path`, ready to run.
 
     threads: how many a run uses; None is every core that the process may use.
     verify: compare the hashes of code, metadata and weights with the file; None leaves out the
     weights of a model past 64 MB, False all hashes but the footer's. device: of a model for a GPU,
-    which one, as the driver counts. stream: the address of a CUstream of that device that runs use
-    (torch.cuda.current_stream().cuda_stream); None is one of the model's own.
+    which one, as the driver counts. stream: the stream of that device that runs use: a
+    torch.cuda.Stream, a CuPy stream, or the address of a CUstream (0 or 1: the default stream); it
+    must live as long as the model. None is one of the model's own.
     Raises RunError where path holds no artifact, one that is cut short, damaged or of another
     version, or one that needs what this machine lacks.
     """

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import RunError
-from athanor.runtime.arguments import as_array
+from athanor.runtime.arguments import as_argument, as_array
+from athanor.runtime.dlpack import Imported
 from athanor.runtime.dtypes import named_dtype
 from athanor.runtime.handle import Handle
 from athanor.runtime.spec import TensorSpec
@@ -43,14 +44,20 @@ class Values:
         """Whether every value is a tensor, and none of strings."""
         return self._is_plain and not self._has_text
 
-    def split(self, values: Sequence[Any]) -> list[np.ndarray]:
-        """An array for each tensor. Raises RunError for a value that does not fit."""
+    def split(self, values: Sequence[Any], stream: int | None) -> list[np.ndarray | Imported]:
+        """An array for each tensor. Raises RunError for a value that does not fit.
+
+        stream: the session's, for tensors on a GPU.
+        """
         if self._is_plain:
-            return [as_array(spec, value) for spec, value in zip(self.specs, values, strict=True)]
-        arrays: list[np.ndarray] = []
+            return [
+                as_argument(spec, value, stream)
+                for spec, value in zip(self.specs, values, strict=True)
+            ]
+        arrays: list[np.ndarray | Imported] = []
         for spec, kind, value in zip(self.specs, self._kinds, values, strict=True):
             if kind == _TENSOR:
-                arrays.append(as_array(spec, value))
+                arrays.append(as_argument(spec, value, stream))
                 continue
             width = self.tensors[len(arrays) + 1].shape[1] - 1  # pyright: ignore
             arrays += _packed(spec, _listed(spec, kind, value), int(width))

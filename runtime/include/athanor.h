@@ -76,6 +76,23 @@ typedef struct {
   int64_t *strides; /* ndim strides in elements, not bytes; NULL: dense and row-major */
   uint64_t byte_offset;
 } DLTensor;
+typedef struct DLManagedTensor {
+  DLTensor dl_tensor;
+  void *manager_ctx;
+  void (*deleter)(struct DLManagedTensor *self); /* from any thread */
+} DLManagedTensor;
+#endif
+#ifndef DLPACK_MAJOR_VERSION /* or those of a dlpack.h before version 1 */
+typedef struct {
+  uint32_t major, minor;
+} DLPackVersion;
+typedef struct DLManagedTensorVersioned {
+  DLPackVersion version;
+  void *manager_ctx;
+  void (*deleter)(struct DLManagedTensorVersioned *self); /* from any thread */
+  uint64_t flags;
+  DLTensor dl_tensor;
+} DLManagedTensorVersioned;
 #endif
 
 typedef enum {
@@ -229,6 +246,38 @@ ATHANOR_API AthanorStatus athanor_session_output_shapes(AthanorSession *session,
 ATHANOR_API AthanorStatus athanor_session_run(AthanorSession *session, const DLTensor *inputs,
                                               int32_t num_inputs, DLTensor *outputs,
                                               int32_t num_outputs);
+
+/* ---- Tensors on a device ---------------------------------------------------------------------- */
+
+/* A result in device memory of its own, which lives until all who hold it have released it, longer
+ * than its session and model if need be. Any thread may hold and release it. */
+typedef struct AthanorTensor AthanorTensor;
+
+/* As athanor_session_run, of a model for a GPU; but each output is a new tensor on the session's
+ * device, which the caller releases. The call returns when the results are there; but where the
+ * stream is the caller's and all inputs are on the device, when the work is queued.
+ * Memory of released tensors is used again by later runs of the session.
+ * Errors: as athanor_session_run, and ARGUMENT for a model for the CPU; then there are no outputs. */
+ATHANOR_API AthanorStatus athanor_session_run_tensors(AthanorSession *session,
+                                                      const DLTensor *inputs, int32_t num_inputs,
+                                                      AthanorTensor **outputs,
+                                                      int32_t num_outputs);
+/* The stream that the session queues its work on, a CUstream; NULL of a model for the CPU. */
+ATHANOR_API void *athanor_session_stream(const AthanorSession *session);
+
+/* Its type, shape, strides and address; valid until it is released. */
+ATHANOR_API const DLTensor *athanor_tensor_view(const AthanorTensor *tensor);
+/* Lets all that is queued on `stream` from now on wait until the tensor is there. stream: a CUstream
+ * of the tensor's device, 1 the legacy default one; NULL: the calling thread waits itself; -1:
+ * nobody waits. Call it before the tensor is used on a stream that is not its session's. */
+ATHANOR_API AthanorStatus athanor_tensor_wait(AthanorTensor *tensor, void *stream);
+/* Copies the elements to memory of the host, and waits. */
+ATHANOR_API AthanorStatus athanor_tensor_read(AthanorTensor *tensor, void *target);
+/* DLPack's form, with a deleter; it holds the tensor, too. NULL: no memory. */
+ATHANOR_API DLManagedTensorVersioned *athanor_tensor_to_dlpack(AthanorTensor *tensor);
+/* The same as libraries take it that know no DLPack 1.0. */
+ATHANOR_API DLManagedTensor *athanor_tensor_to_old_dlpack(AthanorTensor *tensor);
+ATHANOR_API void athanor_tensor_release(AthanorTensor *tensor);
 
 /* ---- Profiling ------------------------------------------------------------------------------- */
 

@@ -8,12 +8,16 @@ typedef struct AthCudaOpaque *CudaHandle; /* of a context, a module, a function,
 typedef int CudaResult;                   /* 0 is success */
 typedef uintptr_t CudaPointer;            /* of device memory */
 
+#define CUDA_STREAM_LEGACY ((CudaHandle)(uintptr_t)1)     /* the default stream */
+#define CUDA_STREAM_PER_THREAD ((CudaHandle)(uintptr_t)2) /* that of the calling thread */
+
 /* X(name, symbol in the library, parameters) */
 #define ATH_CUDA_FUNCTIONS(X)                                                                      \
   X(init, cuInit, (unsigned flags))                                                                \
   X(error_name, cuGetErrorName, (CudaResult error, const char **text))                             \
   X(error_string, cuGetErrorString, (CudaResult error, const char **text))                         \
   X(device_count, cuDeviceGetCount, (int *count))                                                  \
+  X(device_get, cuDeviceGet, (int *device, int ordinal))                                           \
   X(device_attribute, cuDeviceGetAttribute, (int *value, int attribute, int device))               \
   X(context_retain, cuDevicePrimaryCtxRetain, (CudaHandle *context, int device))                   \
   X(context_release, cuDevicePrimaryCtxRelease_v2, (int device))                                   \
@@ -31,6 +35,13 @@ typedef uintptr_t CudaPointer;            /* of device memory */
   X(stream_create, cuStreamCreate, (CudaHandle *stream, unsigned flags))                           \
   X(stream_destroy, cuStreamDestroy_v2, (CudaHandle stream))                                       \
   X(stream_wait, cuStreamSynchronize, (CudaHandle stream))                                         \
+  X(stream_wait_event, cuStreamWaitEvent,                                                          \
+    (CudaHandle stream, CudaHandle event, unsigned flags))                                         \
+  X(event_create, cuEventCreate, (CudaHandle *event, unsigned flags))                              \
+  X(event_destroy, cuEventDestroy_v2, (CudaHandle event))                                          \
+  X(event_record, cuEventRecord, (CudaHandle event, CudaHandle stream))                            \
+  X(event_wait, cuEventSynchronize, (CudaHandle event))                                            \
+  X(event_elapsed, cuEventElapsedTime, (float *milliseconds, CudaHandle start, CudaHandle end))    \
   X(launch, cuLaunchKernel,                                                                        \
     (CudaHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,     \
      unsigned block_y, unsigned block_z, unsigned shared_bytes, CudaHandle stream,                 \

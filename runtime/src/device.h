@@ -14,7 +14,8 @@ typedef struct {
 typedef struct AthDeviceModel {
   struct AthDeviceModel *next;
   int references;
-  int device;
+  int device; /* counted from 0 */
+  int handle; /* the driver's, of the device */
   CudaHandle context, module;
   CudaHandle *functions;
   CudaPointer weights;
@@ -26,6 +27,34 @@ const AthanorDeviceDescriptor *ath_device_descriptor(const AthanorModel *model);
  * caller pops it. */
 AthanorStatus ath_device_model_retain(AthanorModel *model, int device, AthDeviceModel **result);
 void ath_device_model_release(AthanorModel *model, AthDeviceModel *loaded);
+
+/* result_pool.c: memory of results that outlive their run, used again once they are released. */
+typedef struct AthResultPool AthResultPool;
+typedef struct AthResult {
+  struct AthResult *next; /* of the pool's free ones */
+  AthResultPool *pool;
+  CudaPointer data;
+  uint64_t capacity_bytes;
+  CudaHandle event;     /* recorded where its work was queued, or where it was last used */
+  bool is_pending;      /* the work of its run may not be done: wait for the event */
+  bool used_on_default; /* the legacy default stream may be using it */
+  bool used_elsewhere;  /* a stream that is not known may be */
+} AthResult;
+AthanorStatus ath_result_pool_create(int handle, CudaHandle context, CudaHandle stream,
+                                     AthResultPool **pool);
+/* The session is gone: the pool follows its last result. NULL is no pool. */
+void ath_result_pool_close(AthResultPool *pool);
+/* In these two the device's context is current. The second one gives memory a new owner. */
+AthanorStatus ath_result_take(AthResultPool *pool, uint64_t size_bytes, const char *what,
+                              AthResult **result);
+AthanorStatus ath_result_adopt(AthResultPool *pool, AthDeviceBuffer *buffer, AthResult **result);
+/* The work that makes it is queued, and nobody has waited for it. */
+AthanorStatus ath_result_queued(AthResult *result);
+/* As athanor_tensor_wait. */
+AthanorStatus ath_result_wait(AthResult *result, CudaHandle stream);
+AthanorStatus ath_result_read(AthResult *result, void *target, uint64_t size_bytes);
+/* From any thread. */
+void ath_result_release(AthResult *result);
 
 /* device_session.c */
 typedef struct AthDeviceBlock AthDeviceBlock;
@@ -39,6 +68,8 @@ typedef struct AthDeviceSession {
   AthDeviceBuffer *inputs, *outputs; /* of those that the caller has on the host */
   AthBuffer *host_inputs;            /* of those that the caller has on the device, wanted here */
   AthDeviceBlock *blocks;            /* of values whose size the run tells */
+  AthResultPool *results;            /* NULL until a run makes tensors */
+  bool is_queued;                    /* the last run returned before its work was done */
 } AthDeviceSession;
 
 AthanorStatus ath_device_session_create(AthanorModel *model, const AthanorSessionOptions *options,

@@ -34,10 +34,10 @@ static AthanorStatus load_image(const AthanorModel *model, AthDeviceModel *loade
   const AthCudaDriver *cuda = ath_cuda_driver();
   int major = 0, minor = 0;
   AthanorStatus status = ath_cuda_check(
-      cuda->device_attribute(&major, CAPABILITY_MAJOR, loaded->device), ATHANOR_ERROR_MACHINE,
+      cuda->device_attribute(&major, CAPABILITY_MAJOR, loaded->handle), ATHANOR_ERROR_MACHINE,
       "asking the device for its compute capability");
   if (!status)
-    status = ath_cuda_check(cuda->device_attribute(&minor, CAPABILITY_MINOR, loaded->device),
+    status = ath_cuda_check(cuda->device_attribute(&minor, CAPABILITY_MINOR, loaded->handle),
                             ATHANOR_ERROR_MACHINE, "asking the device for its compute capability");
   if (status) return status;
   const AthanorImage *best = NULL;
@@ -106,7 +106,7 @@ static void unload(AthDeviceModel *loaded) {
   if (loaded->weights) cuda->memory_free(loaded->weights);
   if (loaded->module) cuda->module_unload(loaded->module);
   cuda->context_pop(&popped);
-  cuda->context_release(loaded->device);
+  cuda->context_release(loaded->handle);
   free(loaded->functions);
   free(loaded);
 }
@@ -116,8 +116,11 @@ static AthanorStatus load(AthanorModel *model, int device, AthDeviceModel **resu
   AthDeviceModel *loaded = calloc(1, sizeof *loaded);
   if (!loaded) return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for %s", model->path);
   loaded->device = device;
-  AthanorStatus status = ath_cuda_check(cuda->context_retain(&loaded->context, device),
+  AthanorStatus status = ath_cuda_check(cuda->device_get(&loaded->handle, device),
                                         ATHANOR_ERROR_MACHINE, "starting the device");
+  if (!status)
+    status = ath_cuda_check(cuda->context_retain(&loaded->context, loaded->handle),
+                            ATHANOR_ERROR_MACHINE, "starting the device");
   if (status) {
     free(loaded);
     return status;

@@ -122,6 +122,7 @@ AthanorStatus ath_device_finish(AthanorSession *session, const DLTensor *inputs,
   AthanorStatus status = ATHANOR_OK;
   for (int32_t i = 0; !status && i < d->num_outputs; i++)
     status = hand_out(session, i, &outputs[i], &waits);
+  session->device->is_queued = !waits;
   return status || !waits ? status : ath_device_wait(session->device);
 }
 

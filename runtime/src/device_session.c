@@ -55,6 +55,7 @@ void ath_device_session_close(AthanorModel *model, AthDeviceSession *device) {
   cuda->context_push(device->loaded->context);
   cuda->stream_wait(device->stream);
   ath_device_block_free_all(device);
+  ath_result_pool_close(device->results);
   for (int32_t i = 0; i < d->num_inputs + d->num_outputs; i++)
     if (device->inputs[i].data) cuda->memory_free(device->inputs[i].data);
   for (int32_t i = 0; i < d->num_inputs; i++) ath_buffer_free(&device->host_inputs[i]);

@@ -123,7 +123,7 @@ void ath_unload_code(AthanorModel *model);
 AthanorStatus ath_make_specs(AthanorModel *model);
 const AthanorServices *ath_services(void);
 
-/* session.c: memory of a data-dependent output of the run under way. */
+/* run.c: memory of a data-dependent output of the run under way. */
 void *ath_session_output(AthanorSession *session, int32_t index, int32_t ndim,
                          const int64_t *shape);
 /* Services of the run under way, for a model on a device. */

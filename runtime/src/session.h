@@ -22,6 +22,9 @@ struct AthanorSession {
   AthDeviceSession *device;   /* NULL: the model runs on the CPU */
 };
 
+/* run.c */
+/* Memory and output shapes for the session's symbols. */
+AthanorStatus ath_session_plan(AthanorSession *session);
 int64_t *ath_output_shape(const AthanorSession *session, int32_t index);
 
 /* device_run.c: a run's tensors between where the caller has them and where the model wants them.
@@ -40,5 +43,11 @@ AthanorStatus ath_device_reserve_arenas(AthanorSession *session);
 /* Copies outputs to where the caller wants them, fills in those without memory, and waits unless
  * all is on the caller's device and stream. */
 AthanorStatus ath_device_finish(AthanorSession *session, const DLTensor *inputs, DLTensor *outputs);
+
+/* device_tensor.c: an output as a tensor of its own: with memory for the shape that is known; with
+ * the memory that the run has given it; and whose work is queued, but not done. */
+AthanorStatus ath_tensor_make(AthanorSession *session, int32_t index, AthanorTensor **tensor);
+AthanorStatus ath_tensor_adopt(AthanorSession *session, int32_t index, AthanorTensor **tensor);
+AthanorStatus ath_tensor_queued(AthanorTensor *tensor);
 
 #endif /* ATHANOR_SESSION_H_ */

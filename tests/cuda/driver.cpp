@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,7 +28,7 @@ uint8_t *region;
 size_t used;                       // bytes of the region that were ever handed out
 std::map<size_t, size_t> live;     // offset -> size
 std::string broken;                // what a test should hear of
-int capability = 90, devices = 1, fails_with = 0, contexts = 0;
+int capability = 90, devices = 1, fails_with = 0, contexts = 0, events = 0;
 std::string fails_in;
 std::vector<std::string> log_lines;
 
@@ -41,15 +42,26 @@ struct Module {
   std::map<std::string, std::unique_ptr<Function>> functions;
 };
 typedef std::function<void()> Work;
-struct Graph { std::vector<Work> work; };
+struct Graph { std::deque<Work> work; };
 struct Stream {
-  std::vector<Work> work;
+  std::deque<Work> work;
   Graph *captures = nullptr;
 };
-Stream default_stream;
-std::vector<Stream *> streams{&default_stream};
+// What a recorded event is about: the work before it on a stream. `at` is when the device came there.
+struct Mark {
+  Stream *stream;
+  bool passed = false;
+  double at = 0;
+};
+struct Event { std::shared_ptr<Mark> mark; };
+Stream default_stream, thread_stream;
+std::vector<Stream *> streams{&default_stream, &thread_stream};
+double clock_ms;  // of the device: each kernel takes a millisecond, each copy a tenth
 
-Stream *of(void *stream) { return stream ? static_cast<Stream *>(stream) : &default_stream; }
+Stream *of(void *stream) {
+  if (uintptr_t(stream) <= 1) return &default_stream;
+  return uintptr_t(stream) == 2 ? &thread_stream : static_cast<Stream *>(stream);
+}
 
 void allow(bool yes) {
   if (used) mprotect(region, used, yes ? PROT_READ | PROT_WRITE : PROT_NONE);
@@ -62,12 +74,25 @@ void check_guards() {
         broken = "something wrote behind a device allocation of " + std::to_string(size) + " bytes";
 }
 
-void drain(Stream *stream) {
+int draining;
+
+// Does a stream's work, or as much of it as brings it to a mark.
+void drain(Stream *stream, const Mark *until = nullptr) {
+  draining++;
+  while (!stream->work.empty() && !(until && until->passed)) {
+    Work work = std::move(stream->work.front());
+    stream->work.pop_front();
+    allow(true);
+    work();
+  }
+  if (--draining) return;  // for another stream's work, which goes on
   allow(true);
-  for (auto &work : stream->work) work();
-  stream->work.clear();
   check_guards();
   allow(false);
+}
+
+void reach(const std::shared_ptr<Mark> &mark) {
+  if (mark && !mark->passed) drain(mark->stream, mark.get());
 }
 
 void enqueue(Stream *stream, Work work) {
@@ -104,6 +129,7 @@ API int64_t fake_allocated() {
   return total;
 }
 API int fake_contexts() { return contexts; }
+API int fake_events() { return events; }
 
 API Result cuInit(unsigned) {
   ENTER("cuInit");
@@ -124,6 +150,10 @@ API Result cuGetErrorString(Result error, const char **text) {
   return 0;
 }
 API Result cuDeviceGetCount(int *count) { return *count = devices, entered("cuDeviceGetCount"); }
+API Result cuDeviceGet(int *device, int ordinal) {
+  if (ordinal < 0 || ordinal >= devices) return 101;
+  return *device = ordinal, entered("cuDeviceGet");
+}
 API Result cuDeviceGetAttribute(int *value, int attribute, int) {
   *value = attribute == 75 ? capability / 10 : capability % 10;
   return 0;
@@ -179,7 +209,7 @@ API Result cuMemcpyAsync(uintptr_t target, uintptr_t source, size_t size, void *
            stream);
   log_lines.push_back(text);
   if (from || !to) {
-    enqueue(of(stream), [=] { memcpy((void *)target, (void *)source, size); });
+    enqueue(of(stream), [=] { clock_ms += 0.1, memcpy((void *)target, (void *)source, size); });
     return 0;
   }
   // Pageable memory is read at once.
@@ -242,8 +272,50 @@ API Result cuStreamCreate(void **stream, unsigned) {
   return *stream = streams.back(), 0;
 }
 API Result cuStreamDestroy_v2(void *stream) {
+  drain(of(stream));
   streams.erase(std::find(streams.begin(), streams.end(), of(stream)));
   return delete of(stream), 0;
+}
+API Result cuStreamWaitEvent(void *stream, void *event, unsigned) {
+  ENTER("cuStreamWaitEvent");
+  char text[96];
+  snprintf(text, sizeof text, "event awaited on %p", stream);
+  log_lines.push_back(text);
+  enqueue(of(stream), [mark = static_cast<Event *>(event)->mark] { reach(mark); });
+  return 0;
+}
+API Result cuEventCreate(void **event, unsigned) {
+  ENTER("cuEventCreate");
+  events++;
+  return *event = new Event, 0;
+}
+API Result cuEventDestroy_v2(void *event) {
+  events--;
+  return delete static_cast<Event *>(event), 0;
+}
+API Result cuEventRecord(void *event, void *stream) {
+  ENTER("cuEventRecord");
+  char text[96];
+  snprintf(text, sizeof text, "event recorded on %p", stream);
+  log_lines.push_back(text);
+  auto mark = std::make_shared<Mark>();
+  mark->stream = of(stream);
+  static_cast<Event *>(event)->mark = mark;
+  enqueue(of(stream), [=] { mark->passed = true, mark->at = clock_ms; });
+  return 0;
+}
+API Result cuEventSynchronize(void *event) {
+  ENTER("cuEventSynchronize");
+  log_lines.push_back("wait for event");
+  reach(static_cast<Event *>(event)->mark);
+  return broken.empty() ? 0 : 700;
+}
+API Result cuEventElapsedTime(float *milliseconds, void *start, void *end) {
+  ENTER("cuEventElapsedTime");
+  auto from = static_cast<Event *>(start)->mark, to = static_cast<Event *>(end)->mark;
+  if (!from || !to) return 400;
+  if (!from->passed || !to->passed) return 600;
+  return *milliseconds = float(to->at - from->at), 0;
 }
 API Result cuStreamSynchronize(void *stream) {
   ENTER("cuStreamSynchronize");
@@ -275,6 +347,7 @@ API Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz,
   const unsigned extents[] = {gx, gy, gz, bx, by, bz};
   std::vector<unsigned> sizes(extents, extents + 6);
   enqueue(of(stream), [=] {
+    clock_ms += 1;
     std::vector<void *> pointers;
     for (auto &value : *data) pointers.push_back(&value);
     if (f->run(pointers.data(), sizes.data(), shared)) broken = f->name + ": threads wait forever";
