@@ -27,11 +27,10 @@ Outcome = tuple[str, Any]
 def prepare(content: bytes, device: str) -> Any:
     """The model, compiled, linked and loaded."""
     model = onnx.ModelProto.FromString(content)
-    target = None
     if device == "CUDA":
         emulated_driver().fake_reset(90, 1)
-        target = "cuda"
-    return athanor.compile(model, target).load(threads=1)
+        return athanor.compile(model, "cuda").load(threads=1)
+    return athanor.compile(model).load(threads=1)
 
 
 @functools.cache
