@@ -44,6 +44,26 @@ def _rms_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
     return builder.call_te(compute, *call.args, primfunc_name_hint="rms_norm")
 
 
+def _instance_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
+    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
+    epsilon = float(call.attrs.epsilon)
+
+    def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        return layer_norm.instance_norm(x, gamma, beta, epsilon)
+
+    return builder.call_te(compute, *call.args, primfunc_name_hint="instance_norm")
+
+
+def _group_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
+    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
+    groups, epsilon = int(call.attrs.num_groups), float(call.attrs.epsilon)
+
+    def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        return layer_norm.group_norm(x, gamma, beta, groups, epsilon)
+
+    return builder.call_te(compute, *call.args, primfunc_name_hint="group_norm")
+
+
 def _hyperbolic(odd: bool, hint: str) -> LegalizeFunction:
     """Sinh or cosh by exp, for LLVM has no lowering of them.
 
@@ -78,6 +98,8 @@ def _hyperbolic(odd: bool, hint: str) -> LegalizeFunction:
 
 LEGALIZE: dict[str, LegalizeFunction] = {
     "relax.cosh": _hyperbolic(False, "cosh"),
+    "relax.nn.group_norm": _group_norm,
+    "relax.nn.instance_norm": _instance_norm,
     "relax.nn.layer_norm": _layer_norm,
     "relax.nn.log_softmax": _softmax(softmax.log_softmax, "log_softmax"),
     "relax.nn.rms_norm": _rms_norm,

@@ -338,7 +338,8 @@ def _finish(
     reduced = [loop for loop, kind in pairs if kind == "R"]
     if not reduced:
         if spatial:
-            _vectorize(sch, loops.fuse(sch, spatial if fuse else spatial[-1:]), target)
+            inner = _walked_as_one(sch, block, spatial, target) if fuse else spatial[-1:]
+            _vectorize(sch, loops.fuse(sch, inner), target)
         return
     if spatial:
         if not loops.loop_kinds(sch, block).endswith("R" * len(reduced) + "S" * len(spatial)):
@@ -356,6 +357,24 @@ def _finish(
     after = [loop for loop in sch.get_loops(start)[place:] if not loops.is_unit(sch, loop)]
     if after:
         _vectorize_short(sch, loops.fuse(sch, after), target)
+
+
+def _walked_as_one(
+    sch: s_tir.Schedule, block: Block, spatial: list[Loop], target: TargetSpec
+) -> list[Loop]:
+    """The last of these loops that every access walks as one; all of them where that is too short.
+
+    A scale for each channel, say, stands still along the rows of its channel: with the channels in
+    the same loop every element would look for its own.
+    """
+    axes = [axis for axis in access.block_axes(sch, block) if axis.extent != 1][-len(spatial) :]
+    if len(axes) < len(spatial):
+        return spatial
+    inner = spatial[-len(access.collapse(axes)[-1]) :]
+    extents = [blocks.constant(sch.get(loop).extent) for loop in inner]
+    known = [extent for extent in extents if extent is not None]
+    long = len(known) < len(extents) or math.prod(known) >= 2 * target.lanes(32)
+    return inner if long else spatial
 
 
 def _vectorize(sch: s_tir.Schedule, loop: Loop, target: TargetSpec) -> None:

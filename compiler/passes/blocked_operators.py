@@ -17,7 +17,7 @@ from athanor.compiler.passes.convolution_method import (
     winograd_convolution,
 )
 from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
-from athanor.schedules.compute import conv2d, conv2d_transpose, pool2d
+from athanor.schedules.compute import conv2d, conv2d_transpose, layer_norm, pool2d
 from athanor.schedules.plain_tile import plain_is_faster
 
 if TYPE_CHECKING:
@@ -278,6 +278,26 @@ def _global_average(graph: LayoutRewriter, call: Call, name: str) -> Expr | None
     return pooled
 
 
+def _instance_norm(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
+    value, epsilon = call.args[0], float(call.attrs.epsilon)
+    vectors = [graph.constant(vector) for vector in call.args[1:]]
+    known = [vector for vector in vectors if vector is not None]
+    if not graph.is_blocked(value) or len(known) < 2 or epsilon <= 0:
+        return None
+    channels = graph.channels[value]
+    blocks = [
+        array_constant(np.pad(vector, (0, -channels % graph.block)).reshape(-1, graph.block))
+        for vector in known
+    ]
+    made = graph.call(
+        lambda x, gamma, beta: layer_norm.instance_norm_blocked(x, gamma, beta, epsilon),
+        value,
+        *blocks,
+        hint="instance_norm",
+    )
+    return graph.emit_blocked(made, channels, name)
+
+
 def _concat(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     parts = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
     if not any(graph.is_blocked(part) for part in parts) or int(call.attrs.axis) % 4 != 1:
@@ -303,6 +323,7 @@ BLOCKED_OPERATORS: dict[str, Rewrite] = {
     "relax.nn.avg_pool2d": _pool,
     "relax.nn.conv2d": _convolution,
     "relax.nn.conv2d_transpose": _transposed_convolution,
+    "relax.nn.instance_norm": _instance_norm,
     "relax.nn.max_pool2d": _pool,
     **{f"relax.{name}": _unary for name in _UNARY},
     **{f"relax.{name}": _unary_full for name in _UNARY_FULL},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tvm import te, tirx
 
@@ -59,6 +60,20 @@ def instance_norm(
     def normalized(*i: tirx.Expr) -> tirx.Expr:
         value = (x(*i) - shift(i[0], i[1])) * scale(i[0], i[1])
         return _affine(value, gamma, beta, [i[1]])
+
+    return te.compute(x.shape, normalized, name="instance_norm")
+
+
+def instance_norm_blocked(
+    x: te.Tensor, gamma: te.Tensor, beta: te.Tensor, epsilon: float
+) -> te.Tensor:
+    """`instance_norm` of channels in blocks. x: (N, C/b, H, W, b); gamma, beta: (C/b, b)."""
+    shift, scale = _statistics(x, [2, 3], epsilon, centered=True)
+    assert shift is not None
+
+    def normalized(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr, lane: tirx.Expr) -> Any:
+        value = (x(n, c, h, w, lane) - shift(n, c, lane)) * scale(n, c, lane)
+        return _affine(value, gamma, beta, [c, lane])
 
     return te.compute(x.shape, normalized, name="instance_norm")
 

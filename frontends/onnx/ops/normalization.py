@@ -168,7 +168,11 @@ def rms_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Exp
     """
     x, scale = inputs
     axis = node.axis("axis", rank_of(x), -1)
-    dtype = dtype_of(x)
+    dtype, dims = dtype_of(x), shape_of(x)
+    plain = not any(is_symbolic(dim) for dim in dims[axis:])
+    if plain and dtype == "float32" and shape_of(scale) == dims[axis:]:
+        axes = list(range(axis, len(dims)))
+        return R.nn.rms_norm(x, scale, axes, node.float("epsilon", 1e-5))
     wide = "float32" if node.int("stash_type", 1) == 1 and dtype != "float64" else dtype
     value = cast(x, wide, builder)
     axes = list(range(axis, rank_of(x)))
@@ -185,11 +189,21 @@ def instance_normalization(node: Node, inputs: Inputs, builder: Builder) -> rela
     Source: https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html
     """
     x, scale, bias = inputs
-    rank = rank_of(x)
-    mean, deviation = moments(x, list(range(2, rank)), node.float("epsilon", 1e-5), builder)
+    rank, axes = rank_of(x), list(range(2, rank_of(x)))
+    epsilon = node.float("epsilon", 1e-5)
+    if _is_per_channel(x, scale, bias):
+        return R.nn.instance_norm(x, scale, bias, 1, axes, epsilon)
+    mean, deviation = moments(x, axes, epsilon, builder)
     normal = builder.emit(R.divide(builder.emit(R.subtract(x, mean)), deviation))
     scaled = builder.emit(R.multiply(normal, per_channel(scale, rank, builder)))
     return R.add(scaled, per_channel(bias, rank, builder))
+
+
+def _is_per_channel(x: relax.Expr, scale: relax.Expr, bias: relax.Expr) -> bool:
+    """Whether the kernels for one scale and one bias a channel, in float32, take these."""
+    dims = shape_of(x)
+    known = len(dims) > 2 and not any(is_symbolic(dim) for dim in dims[1:])
+    return known and dtype_of(x) == "float32" and shape_of(scale) == shape_of(bias) == dims[1:2]
 
 
 def group_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
@@ -203,12 +217,14 @@ def group_normalization(node: Node, inputs: Inputs, builder: Builder) -> relax.E
     channels = dims[1]
     if is_symbolic(channels) or groups < 1 or channels % groups:
         raise node.error(f"num_groups={groups} does not divide {channels} channels")
-    dtype = dtype_of(x)
+    dtype, epsilon = dtype_of(x), node.float("epsilon", 1e-5)
+    if node.opset >= 21 and _is_per_channel(x, scale, bias):
+        return R.nn.group_norm(x, scale, bias, groups, 1, list(range(2, len(dims))), epsilon)
     wide = "float32" if node.int("stash_type", 1) == 1 and dtype != "float64" else dtype
     grouped_dims = [dims[0], groups, channels // groups, *dims[2:]]
     grouped = reshape(cast(x, wide, builder), grouped_dims, builder)
     axes = list(range(2, len(grouped_dims)))
-    mean, deviation = moments(grouped, axes, node.float("epsilon", 1e-5), builder)
+    mean, deviation = moments(grouped, axes, epsilon, builder)
     normal = builder.emit(R.divide(builder.emit(R.subtract(grouped, mean)), deviation))
     normal = cast(normal, dtype, builder)
     if node.opset < 21:
