@@ -19,10 +19,10 @@ from athanor.errors import AthanorError
 
 _PRECISION = click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
+    type=click.Choice(["fp32", "tf32", "fp16", "bf16"]),
     default="fp32",
     show_default=True,
-    help="Of the numbers that convolutions and matrix products multiply.",
+    help="Of the numbers that convolutions and matrix products multiply; tf32, fp16 on GPUs.",
 )
 _SHAPE = click.option(
     "--shape",
@@ -233,7 +233,7 @@ def inspect(artifact: Path, as_json: bool, verify: bool, kernel: str | None, sho
     "--tolerance",
     type=float,
     help="Largest difference that passes, relative to the output's largest magnitude; default: "
-    "1e-4, and 5e-2 for bf16.",
+    "1e-4, 1e-2 for tf32 and fp16, 5e-2 for bf16.",
 )
 @_PRECISION
 @_TARGET

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tvm_ffi
@@ -113,8 +113,7 @@ def describe_device(code: DeviceCode, target: TargetSpec, program: Program) -> d
                 "architecture": image.architecture,
                 "bytes": len(image.data),
                 "functions": {
-                    name: {"registers": used.registers, "shared_bytes": used.shared_bytes}
-                    for name, used in kernel_resources(image.data).items()
+                    name: asdict(used) for name, used in kernel_resources(image.data).items()
                 },
             }
             for image in code.images

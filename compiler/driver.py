@@ -71,8 +71,9 @@ def compile(
     assembly in the metadata. profile: let `Model.profile` and `athanor profile` time the artifact's
     kernels; runs that are not profiled stay as they are. winograd: let convolutions run by
     Winograd's method where it is faster; its sums differ from the direct method's by 1e-6 to
-    1e-5 of the largest output. precision: `bf16` lets convolutions and matrix products with
-    constant weights multiply numbers rounded to bfloat16, and add up in float32. cache: keep
+    1e-5 of the largest output. precision: `bf16`, on GPUs `fp16` and `tf32` too, lets convolutions
+    and matrix products (on processors those with constant weights) multiply numbers rounded to that
+    type, and add up in float32. cache: keep
     compiled kernels in the user's cache folder, and take from there what was compiled before; the
     artifact is the same. on_progress: called with (stage, done, total).
 
@@ -161,10 +162,6 @@ def build_artifact(
     if target.gpu:
         if profile:
             raise CompileError("profile=True: kernels on a GPU can't be timed yet; leave it out")
-        if precision != "fp32":
-            raise CompileError(
-                f"precision={precision!r} is for processors; on a GPU use a model in that type"
-            )
         device = place_on_device(program, target)
         plan = plan_memory(program)
     values = (*imported.inputs, *imported.outputs)

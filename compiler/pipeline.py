@@ -8,6 +8,7 @@ from tvm.relax import transform as relax_transform
 
 from athanor.compiler.choices import Choices
 from athanor.compiler.legalize import LEGALIZE
+from athanor.compiler.passes.arrange_products import ArrangeProducts
 from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
@@ -16,9 +17,11 @@ from athanor.compiler.passes.fuse_named import FuseNamed
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
 from athanor.compiler.passes.merge_equal import MergeEqual
+from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.targets import TargetSpec
+from athanor.targets.gpu import GPUSpec
 
 VIEWS = ["relax.reshape", "relax.concat"]
 """Operators that need no kernel: the program gives input and output the same memory."""
@@ -42,7 +45,11 @@ def graph_passes(
         FoldConstants(),
         relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
-        *([] if target.gpu else _cpu_layouts(target, winograd, bf16, choices)),
+        *(
+            _gpu_products(target.gpu)
+            if target.gpu
+            else _cpu_layouts(target, winograd, bf16, choices)
+        ),
         SimplifyViews(),
         FoldConstants(),
         relax_transform.DeadCodeElimination(),
@@ -65,6 +72,11 @@ def _cpu_layouts(
         FuseAttention(target),
         PackMatmul(target, bf16, choices),
     ]
+
+
+def _gpu_products(gpu: GPUSpec) -> list[tvm.transform.Pass]:
+    narrow = [NarrowProducts(gpu.narrow)] if gpu.narrow else []
+    return [*narrow, ArrangeProducts()]
 
 
 def run_graph_passes(

@@ -19,8 +19,8 @@ TARGETS = {
     spec.name: spec for spec in (X86_64_V2, X86_64_V3, X86_64_V4, X86_64_V4_BF16, AARCH64, RV64GCV)
 }
 
-PRECISIONS = ("fp32", "bf16")
-"""Of the numbers that convolutions and matrix products multiply."""
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+"""Of the numbers that convolutions and matrix products multiply; fp16 and tf32 on GPUs."""
 
 
 _GPU_HOST = {"x86_64": X86_64_V3.name, "aarch64": AARCH64.name}
@@ -46,7 +46,7 @@ def find_target(name: str) -> TargetSpec:
 
 
 def target_for_precision(name: str, precision: str) -> TargetSpec:
-    """The target of that name, able to multiply in that precision.
+    """The target of that name, multiplying in that precision.
 
     `native` takes AVX512_BF16 in only where `bf16` asks for it, so that other artifacts run on
     machines without. Raises CompileError for an unknown name, and where the target can't.
@@ -54,6 +54,18 @@ def target_for_precision(name: str, precision: str) -> TargetSpec:
     if precision not in PRECISIONS:
         raise CompileError(f"precision={precision!r}: expected {' or '.join(PRECISIONS)}")
     spec = find_target(name)
+    if spec.gpu:
+        if precision != "fp32" and not spec.gpu.tensor_cores:
+            raise CompileError(
+                f"precision={precision!r}: target {name!r} has {spec.gpu.architectures[0]}, and "
+                "kernels for tensor cores want sm_80 or later; leave precision at 'fp32'"
+            )
+        return replace(spec, gpu=replace(spec.gpu, precision=precision))
+    if precision in ("tf32", "fp16"):
+        raise CompileError(
+            f"precision={precision!r} is for NVIDIA GPUs; target {name!r} ({spec.name}) multiplies "
+            "in 'fp32' or 'bf16'"
+        )
     if precision == "fp32" or spec.bf16_dots:
         return spec
     wanted = X86_64_V4_BF16

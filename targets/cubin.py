@@ -15,8 +15,8 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _MACHINE = 190
 """ELF's number of NVIDIA's GPUs."""
-_SIZED, _REGISTERS = 4, 0x2F
-"""Format of an attribute that is followed by its size and data; the one of registers."""
+_SIZED, _REGISTERS, _FRAME = 4, 0x2F, 0x11
+"""Format of an attribute that is followed by its size and data; those of registers and stack."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class KernelResources:
     """32-bit registers of a thread."""
     shared_bytes: int
     """Shared memory of a block, without what it asks for at launch."""
+    stack_bytes: int
+    """Local memory of a thread: registers that were spilled, arrays that registers can't hold."""
 
 
 def kernel_resources(cubin: bytes) -> dict[str, KernelResources]:
@@ -40,10 +42,12 @@ def kernel_resources(cubin: bytes) -> dict[str, KernelResources]:
     sections = {_text(names, row[0]): row for row in rows}
     symbols, words = (_content(cubin, sections[name]) for name in (".symtab", ".strtab"))
     used: dict[str, KernelResources] = {}
-    for index, registers in _register_counts(_content(cubin, sections[".nv.info"])):
+    attributes = _content(cubin, sections[".nv.info"])
+    frames = dict(_attribute(attributes, _FRAME))
+    for index, registers in _attribute(attributes, _REGISTERS):
         name = _text(words, _SYMBOL.unpack_from(symbols, index * _SYMBOL.size)[0])
         shared = sections.get(f".nv.shared.{name}")
-        used[name] = KernelResources(registers, shared[5] if shared else 0)
+        used[name] = KernelResources(registers, shared[5] if shared else 0, frames.get(index, 0))
     return used
 
 
@@ -55,14 +59,14 @@ def _text(strings: bytes, start: int) -> str:
     return strings[start : strings.index(b"\0", start)].decode()
 
 
-def _register_counts(attributes: bytes) -> Iterator[tuple[int, int]]:
-    """Symbol index and registers of each kernel."""
+def _attribute(attributes: bytes, wanted: int) -> Iterator[tuple[int, int]]:
+    """Symbol index of each kernel, and the attribute of that number."""
     at = 0
     while at + 4 <= len(attributes):
         kind, number, size = struct.unpack_from("<BBH", attributes, at)
         at += 4
         if kind != _SIZED:
             continue  # its value stands in the place of the size
-        if number == _REGISTERS:
+        if number == wanted:
             yield struct.unpack_from("<II", attributes, at)
         at += size

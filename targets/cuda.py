@@ -26,6 +26,22 @@ _SHARED_KIB = {
 """Shared memory of one block by compute capability, from the table "Technical Specifications per
 Compute Capability" of the CUDA C++ Programming Guide."""
 
+_MULTIPROCESSORS = {
+    75: 72,
+    80: 108,
+    86: 84,
+    87: 16,
+    88: 16,
+    89: 142,
+    90: 132,
+    100: 148,
+    103: 148,
+    110: 20,
+    120: 188,
+    121: 48,
+}
+"""Of the largest device of each compute capability, from NVIDIA's data sheets."""
+
 _EVERYWHERE_KIB = 99
 """An image for sm_80 runs on 8.6 and 8.9 too, and the PTX on 12.0: no kernel may want more."""
 
@@ -60,6 +76,8 @@ def parse_cuda(name: str, hosts: dict[str, TargetSpec], host: str) -> TargetSpec
         architectures=architectures,
         portable=f"compute_{numbers[-1]}",
         shared_bytes=min(_EVERYWHERE_KIB, *(_SHARED_KIB[number] for number in numbers)) * KIB,
+        multiprocessors=_MULTIPROCESSORS[numbers[-1]],
+        tensor_cores=numbers[0] >= 80,
     )
     return replace(hosts[options.get("host", host)], name=name, gpu=gpu)
 

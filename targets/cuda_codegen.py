@@ -16,6 +16,7 @@ from tvm.ir import Expr, IRModule
 from tvm.tirx.buffer import is_buffer_var
 
 from athanor.targets.codegen import symbolic_parameters
+from athanor.targets.cuda_headers import with_headers
 from athanor.targets.device_kernel import DeviceKernel, Launch, Scratch
 from athanor.targets.gpu import GPUSpec
 from athanor.targets.lower_math import LowerPower
@@ -67,10 +68,13 @@ class _HostReader:
                 self.bound[stmt.var] = self.resolved(stmt.value)
             case tirx.AllocBuffer():
                 self.pointers.append((stmt.buffer, len(self.pointers)))
-                elements: int | Expr = 1
+                # All of whose accesses are vectors, a buffer's elements have become these.
+                kind = tvm.DataType(str(stmt.buffer.dtype))
+                elements: int | Expr = max(1, kind.lanes)
                 for dim in stmt.buffer.shape:
                     elements = elements * self.resolved(dim)
-                self.scratch.append(Scratch(str(stmt.buffer.dtype), _plain(elements)))
+                scalar = str(stmt.buffer.dtype).partition("x")[0]
+                self.scratch.append(Scratch(scalar, _plain(elements)))
             case tirx.DeclBuffer():
                 self.pointers.append((stmt.buffer, self.pointer(stmt.data)))
             case tirx.Evaluate() if isinstance(stmt.value, tvm.ir.Call):
@@ -143,7 +147,7 @@ def cuda_source(kernels: Iterable[DeviceKernel], gpu: GPUSpec) -> str:
     # TVM compiles what it generates through this function; the images are made elsewhere.
     tvm.register_global_func("tvm_callback_cuda_compile", lambda *_: b"", override=True)
     build = tvm.get_global_func("target.build.cuda")
-    return build(mod, gpu.tvm).inspect_source("cuda")
+    return with_headers(build(mod, gpu.tvm).inspect_source("cuda"))
 
 
 def _lowering(gpu: GPUSpec) -> tvm.transform.Sequential:

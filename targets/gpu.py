@@ -17,12 +17,24 @@ class GPUSpec:
     """The architecture whose PTX goes along, for every later device: `compute_90`."""
     shared_bytes: int
     """Shared memory that one block may have, where it asks for it at launch."""
+    multiprocessors: int
+    """Of the largest device of the newest architecture; tiles are cut so as to occupy all."""
+    tensor_cores: bool
+    """Whether all architectures multiply float16, bfloat16 and TF32 on tensor cores, and copy
+    asynchronously (from sm_80 on)."""
+    precision: str = "fp32"
+    """Of what products of a float32 model multiply: fp32, tf32, fp16, bf16."""
     block_threads: int = 1024
     """Threads of one block at most."""
     warp: int = 32
     """Threads that run in step."""
     registers: int = 255
     """32-bit registers of one thread at most."""
+
+    @property
+    def narrow(self) -> str | None:
+        """The 16-bit type that products of a float32 model round to; None: they don't."""
+        return {"fp16": "float16", "bf16": "bfloat16"}.get(self.precision)
 
     @property
     def tvm(self) -> Target:

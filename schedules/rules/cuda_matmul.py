@@ -1,13 +1,15 @@
-"""GPU schedule of float32 matrix products of fixed shapes."""
+"""GPU schedule of matrix products."""
 
 from __future__ import annotations
 
 import math
 
 from tvm import s_tir, tirx
-from tvm.s_tir import dlight
 
 from athanor.schedules import blocks
+from athanor.schedules.product_kernel import product_kernel
+from athanor.schedules.product_tiles import NUMBERS
+from athanor.schedules.tiled_product import find_product
 from athanor.targets.target import TargetSpec
 
 _WORTH_TILES = 1 << 15
@@ -15,44 +17,39 @@ _WORTH_TILES = 1 << 15
 
 
 class CUDAMatmul:
-    """A tile of the result for each block of threads, its operands in shared memory.
+    """A tile of the result for each block of threads: `athanor::product` and what follows it.
 
-    The schedule is dlight's for GPUs, with what follows the product (bias, activation) in it. It
-    reads fp32 operands and multiplies in fp32, so no bit is lost to TF32.
+        for tile in blockIdx.x:  for thread in threadIdx.x:
+            athanor::product(shared, a, b, ...)       # targets/device/product.cuh
+            for each vector of the tile, a thread's:  out = epilogue(shared)
 
-    Matches: one product of float32, all extents constant, and spatial blocks around it.
-    Declines (None): other types, symbolic extents (dlight mixes 32- and 64-bit indices there),
-    products of few elements.
+    float16 and bfloat16 are multiplied on tensor cores and added up in float32; float32 by
+    multiply-adds, or on tensor cores rounded to TF32 where the target says so. Where tiles are few
+    and the depth is large, blocks share a tile's depth, and a second launch adds up their parts.
+
+    Matches: one product, of any extents, batch axes and order of the operands' last two axes, with
+    one of these dense, and elementwise blocks behind it. Declines (None): anything else, products
+    of few elements, 16-bit numbers before sm_80.
     """
 
     def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule | None:
         """See the class."""
-        assert target.gpu is not None, f"{target.name} has no device"
+        gpu = target.gpu
+        assert gpu is not None, f"{target.name} has no device"
         sch = blocks.open_schedule(func)
         leaves = blocks.leaf_blocks(sch)
         if not leaves:
             return None
-        left = [block for block in leaves if not blocks.is_spatial(sch, block)]
-        if len(left) != 1 or not _is_product(sch, left[0]):
+        sums = [block for block in leaves if not blocks.is_spatial(sch, block)]
+        if len(sums) != 1:
             return None
-        with target.gpu.tvm:
-            return dlight.gpu.Matmul().apply(func, target.gpu.tvm, False)
-
-
-def _is_product(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
-    """Whether a block is `c[..., i, j] += a[..., i, k] * b[..., k, j]` worth tiles."""
-    sizes = blocks.extents(sch, block)
-    kinds = blocks.iterator_kinds(sch, block)
-    stmt = sch.get(block)
-    if None in sizes or kinds not in ("SSR", "SSSR") or len(stmt.reads) != 2:
-        return False
-    buffers = [region.source for region in (*stmt.reads, *stmt.writes)]
-    if any(str(buffer.dtype) != "float32" for buffer in buffers):
-        return False
-    if not isinstance(stmt.body, tirx.BufferStore):
-        return False
-    value = stmt.body.value
-    if not (isinstance(value, tirx.Add) and isinstance(value.b, tirx.Mul)):
-        return False
-    known = [size for size in sizes if size is not None]
-    return min(known[-3:]) > 1 and math.prod(known) >= _WORTH_TILES
+        found = find_product(sch, sums[0])
+        if found is None:
+            return None
+        sizes = [blocks.constant(extent) for extent in found.extents]
+        if math.prod(size or _WORTH_TILES for size in sizes) < _WORTH_TILES:
+            return None
+        if found.dtype != "float32" and not gpu.tensor_cores:
+            return None
+        kind = "tf32" if gpu.precision == "tf32" and found.dtype == "float32" else found.dtype
+        return product_kernel(sch, sums[0], found, NUMBERS[kind], gpu)

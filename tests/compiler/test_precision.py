@@ -207,7 +207,7 @@ def test_targets_without_dot_products_are_refused(target):
 
 
 def test_unknown_precision():
-    with pytest.raises(CompileError, match=r"precision='int8': expected fp32 or bf16"):
+    with pytest.raises(CompileError, match=r"precision='int8': expected fp32 or tf32"):
         athanor.compile(product([2, 4], random(4, 4)), precision="int8")
 
 

@@ -1,10 +1,12 @@
 // CUDA C++ for the host: a thread block's threads are fibers that take turns at barriers.
 // Numbers are the host's; what a GPU computes with its own functions may differ in the last bits.
 #include <ucontext.h>
+#define ATHANOR_EMULATION
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
@@ -30,7 +32,9 @@
 
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
-alignas(1024) static unsigned char buf_dyn_shmem[232448];
+static const size_t kGuard = 2048;
+alignas(1024) static unsigned char buf_dyn_shmem[232448 + kGuard];
+static size_t shared_bytes;  // of those, what the launch asks for
 
 namespace emulation {
 enum State { kReady, kAtBlock, kAtWarp, kDone };
@@ -114,7 +118,9 @@ static bool run_block() {
     return true;
   }
 }
-static int run(void (*function)(void **), void **args, const unsigned *extents, bool waits) {
+static int run(void (*function)(void **), void **args, const unsigned *extents, unsigned shared,
+               bool waits) {
+  shared_bytes = shared;
   body = function, arguments = args;
   gridDim = {extents[0], extents[1], extents[2]};
   blockDim = {extents[3], extents[4], extents[5]};
@@ -123,8 +129,10 @@ static int run(void (*function)(void **), void **args, const unsigned *extents, 
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
       for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
         if (waits) {
-          memset(buf_dyn_shmem, 0xFF, sizeof buf_dyn_shmem);
+          memset(buf_dyn_shmem, 0xFF, shared + kGuard);
           if (!run_block()) return -1;
+          for (size_t i = shared; i < shared + kGuard; i++)
+            if (buf_dyn_shmem[i] != 0xFF) return -1;  // past what the launch asked for
           continue;
         }
         for (size_t i = 0; i < count; i++) {

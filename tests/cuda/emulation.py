@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from athanor.targets import cuda_headers
 from athanor.targets.cuda_images import DeviceImage
 
 HERE = Path(__file__).resolve().parent
@@ -22,7 +23,7 @@ _KERNEL = re.compile(
     r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{(.*?)\n\}',
     re.DOTALL,
 )
-_WAITS = ("__sync", "__shfl")
+_WAITS = ("__sync", "__shfl", cuda_headers.NAMESPACE)
 
 
 def emulated_image(source, architecture):
@@ -30,7 +31,7 @@ def emulated_image(source, architecture):
     text = host_source(source)
     folder = Path(tempfile.gettempdir(), "athanor-emulation")
     folder.mkdir(exist_ok=True)
-    header = (HERE / "emulate.h").read_text()
+    header = "".join((HERE / name).read_text() for name in ("emulate.h", "emulate_warp.h"))
     path = folder / f"{hashlib.sha256((header + text).encode()).hexdigest()}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory() as work:
@@ -47,8 +48,11 @@ def emulated_image(source, architecture):
 
 def host_source(source):
     """The kernels alone, as C++ for the host, and a function to call each."""
-    kernels = source[source.index('extern "C" __global__') :]
+    begin = source.find(cuda_headers.BEGIN)
+    kernels = source[begin if begin >= 0 else source.index('extern "C" __global__') :]
     kernels = re.sub(r"extern __shared__ [^;]*buf_dyn_shmem\[\];", "", kernels)
+    dynamic = r"extern __shared__ (?:__align__\(\d+\) )?(\w+) (\w+)\[\];"
+    kernels = re.sub(dynamic, r"\1 *\2 = (\1 *)buf_dyn_shmem;", kernels)
     # where C++ wants it
     kernels = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 static", kernels)
     kernels = kernels.replace("__shared__ ", "static ")
@@ -61,10 +65,11 @@ def host_source(source):
         callers.append(
             f'extern "C" const int sizes_{name}[] = {{{sizes}{", " if sizes else ""}0}};\n'
             f"static void body_{name}(void **arguments) {{ {name}({values}); }}\n"
-            f'extern "C" int emulate_{name}(void **arguments, const unsigned *extents, unsigned) {{'
-            f" return emulation::run(body_{name}, arguments, extents, {waits}); }}\n"
+            f'extern "C" int emulate_{name}(void **arguments, const unsigned *extents,'
+            " unsigned shared) {"
+            f" return emulation::run(body_{name}, arguments, extents, shared, {waits}); }}\n"
         )
-    return '#include "emulate.h"\n' + kernels + "\n" + "\n".join(callers)
+    return '#include "emulate.h"\n#include "emulate_warp.h"\n' + kernels + "\n" + "\n".join(callers)
 
 
 def _type(parameter):

@@ -97,3 +97,29 @@ def test_a_model_that_only_the_host_can_run_is_refused():
     onnx.checker.check_model(model)
     with pytest.raises(CompileError, match="no kernel of this model can run on a GPU"):
         athanor.compile(model, "cuda")
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+def test_tiles_of_products_stay_in_registers(precision):
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"]), helper.make_node("Erf", ["c"], ["y"])],
+        "g",
+        [value("a", TensorProto.FLOAT, [2048, 1024]), value("b", TensorProto.FLOAT, [1024, 2048])],
+        [value("y", TensorProto.FLOAT, [2048, 2048])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
+    target = find_target("cuda -arch=sm_80,sm_90")
+    device = athanor.compile(model, target.name, precision=precision).metadata["device"]
+    (launch,) = [
+        launch
+        for kernel in device["kernels"].values()
+        if kernel["rule"] == "CUDAMatmul"
+        for launch in kernel["launches"]
+    ]
+    for image in device["images"][:2]:
+        used = image["functions"][launch["function"]]
+        assert used["stack_bytes"] == 0
+        assert used["registers"] * int(launch["extents"][3]) <= 65536
+    assert 32 * 1024 <= launch["shared_bytes"] <= target.gpu.shared_bytes
