@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -72,6 +73,22 @@ def shape_models(seed: int = 0) -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f"conv: {name}", convolution(rng, *spec)
     for name, (a, b, constant) in PRODUCTS.items():
         yield f"matmul: {name}", product(rng, a, b, constant)
+
+
+def work(model: onnx.ModelProto) -> tuple[int, int]:
+    """Operations of a model of shape_models, two for a multiply-add, and bytes it must touch."""
+    graph = model.graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    shapes.update((tensor.name, list(tensor.dims)) for tensor in graph.initializer)
+    (node,) = graph.node
+    # a convolution's weights are (out, in of a group, taps...), a product's (..., depth, columns)
+    weight = shapes[node.input[1]]
+    depth = math.prod(weight[1:]) if node.op_type == "Conv" else weight[-2]
+    operations = 2 * depth * math.prod(shapes[node.output[0]])
+    return operations, 4 * sum(math.prod(shape) for shape in shapes.values())
 
 
 def convolution(

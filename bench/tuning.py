@@ -1,6 +1,7 @@
 """Tunes the shapes of shapes.py and writes tuning.json and tuning.md.
 
-Times are of untuned and tuned models, ONNX Runtime and OpenVINO, interleaved in one process.
+Times are of untuned and tuned models, ONNX Runtime and OpenVINO, interleaved in one process. Where
+tuning changed no kernel, the tuned model is the untuned one, and its time too.
 
 A shape that tuning.json has is not measured again; --again starts anew.
 On a quiet machine: make bench-tuning SECONDS=60
@@ -25,8 +26,11 @@ from run import commit, processor, versions
 import athanor
 from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.commands.peers import PEERS, usable_cores
+from athanor.compiler.profiling.limits import machine_limits
 
 HERE = Path(__file__).resolve().parent
+NEAR_LIMIT = 0.9
+"""Part of the machine's limit from which there is little to gain."""
 TURN_SECS = 0.03
 """Of one runtime in one round."""
 
@@ -63,13 +67,14 @@ def measure(model: onnx.ModelProto, folder: Path, arguments: argparse.Namespace)
     report = athanor.tune(
         model, database=folder / "tuned", minutes=arguments.seconds / 60, threads=threads
     )
-    untuned = athanor.compile(model).load(threads=threads)
-    tuned = athanor.compile(model, database=folder / "tuned").load(threads=threads)
+    plain, better = athanor.compile(model), athanor.compile(model, database=folder / "tuned")
+    changed = plain.metadata["kernels"] != better.metadata["kernels"]
+    untuned, tuned = plain.load(threads=threads), better.load(threads=threads)
     feeds = make_feeds(untuned.inputs)
     peers = {name: PEERS[name](path, threads) for name in ("onnxruntime", "openvino")}
     runners: dict[str, Callable[[], Any]] = {
         "untuned": lambda: untuned.run(feeds),
-        "tuned": lambda: tuned.run(feeds),
+        **({"tuned": lambda: tuned.run(feeds)} if changed else {}),
         **{name: lambda run=run: run(feeds) for name, run in peers.items()},
     }
     times: dict[str, list[float]] = {name: [] for name in runners}
@@ -83,7 +88,14 @@ def measure(model: onnx.ModelProto, folder: Path, arguments: argparse.Namespace)
                 count += 1
             times[name].append(1e6 * elapsed / count)
     found: dict[str, Any] = {name: round(statistics.median(t), 2) for name, t in times.items()}
-    return {**found, "trials": report.trials, "seconds": round(report.elapsed_secs, 1)}
+    found.setdefault("tuned", found["untuned"])
+    limit = 1e3 * machine_limits(threads).milliseconds(*shapes.work(model))
+    return {
+        **found,
+        "limit": round(limit, 2),
+        "trials": report.trials,
+        "seconds": round(report.elapsed_secs, 1),
+    }
 
 
 def table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
@@ -94,19 +106,32 @@ def table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
         f"on {processor()}, {usable_cores()} cores. "
         f"{', '.join(f'{name} {version}' for name, version in versions().items())}.",
         "",
-        "| shape | untuned | tuned | ONNX Runtime | OpenVINO | of untuned | of the best peer "
-        "| trials | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "Of the limit: the roofline of this machine with these threads, direct method, over the "
+        "untuned time.",
+        "",
+        "| shape | untuned | tuned | ONNX Runtime | OpenVINO | of the limit | of untuned "
+        "| of the best peer | trials | seconds |",
+        f"|---|{'--:|' * 9}",
     ]
     for row in rows:
         names = ("untuned", "tuned", "onnxruntime", "openvino")
-        numbers = [f"{row[name]:.1f}" for name in names]
+        numbers = [f"{row[name]:.1f}" for name in names] + [f"{of_limit(row):.2f}"]
         numbers += [f"{of_untuned(row):.2f}", f"{of_peers(row):.2f}"]
         numbers += [str(row["trials"]), f"{row['seconds']:.0f}"]
         lines.append(f"| {row['name']} | {' | '.join(numbers)} |")
-    means = [mean([ratio(row) for row in rows]) for ratio in (of_untuned, of_peers)]
-    lines.append(f"| geometric mean | | | | | {means[0]:.2f} | {means[1]:.2f} | | |")
+    slow = [row for row in rows if of_limit(row) < NEAR_LIMIT]
+    for what, chosen in (("all", rows), (f"{len(slow)} under {NEAR_LIMIT:.0%} of the limit", slow)):
+        if chosen:
+            means = [mean([ratio(row) for row in chosen]) for ratio in (of_untuned, of_peers)]
+            lines.append(
+                f"| geometric mean, {what} | | | | | | {means[0]:.2f} | {means[1]:.2f} | | |"
+            )
     return "\n".join(lines) + "\n"
+
+
+def of_limit(row: dict[str, Any]) -> float:
+    """The part of the machine's limit that the untuned model reaches."""
+    return row["limit"] / row["untuned"]
 
 
 def of_untuned(row: dict[str, Any]) -> float:

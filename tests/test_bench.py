@@ -18,7 +18,8 @@ def bench():
     sys.path.insert(0, str(FOLDER))
     try:
         yield {
-            name: importlib.import_module(name) for name in ("report", "shapes", "forests", "run")
+            name: importlib.import_module(name)
+            for name in ("report", "shapes", "forests", "run", "tuning_models")
         }
     finally:
         sys.path[:] = before
@@ -31,6 +32,30 @@ def test_shapes_are_valid_and_many(bench):
     for model in models.values():
         onnx.checker.check_model(model, full_check=True)
         assert len(model.graph.node) == 1
+
+
+def test_the_work_of_a_shape(bench):
+    models = dict(bench["shapes"].shape_models())
+    work = bench["shapes"].work
+    # (1, 64, 28, 28), 4 groups, 3x3, 64 out, a bias
+    taps = 16 * 9
+    values = 2 * 64 * 28 * 28 + 64 * taps + 64
+    assert work(models["conv: 4 groups"]) == (2 * taps * 64 * 28 * 28, 4 * values)
+    product = models["matmul: batch 3, odd, both of the run"]
+    assert work(product) == (2 * 3 * 17 * 33 * 65, 4 * 3 * (17 * 33 + 33 * 65 + 17 * 65))
+
+
+def test_when_a_job_had_found_its_gain(bench):
+    """A gain that is lost again, for it was luck, counts from when it came back."""
+    row = {
+        "kernels_untuned": 10.0,
+        "kernels_tuned": 6.0,
+        "curve": [(1, 1, 10.0), (5, 9, 7.0), (6, 17, 8.5), (20, 33, 7.0), (60, 65, 6.0)],
+    }
+    seconds_to = bench["tuning_models"].seconds_to
+    assert [seconds_to(part, row) for part in (0.25, 0.5, 0.75, 1.0)] == [5, 20, 20, 60]
+    still = {"kernels_untuned": 10.0, "kernels_tuned": 10.0, "curve": [(1, 1, 10.0)]}
+    assert seconds_to(0.95, still) == 0
 
 
 def test_forests_are_valid(bench):

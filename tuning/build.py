@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tvm import tirx
+from tvm import s_tir, tirx
 
 from athanor.schedules.decisions import DecisionPoint, Decisions
 from athanor.schedules.rule import apply_decisions
 from athanor.targets import TargetSpec
-from athanor.targets.codegen import build_kernels
-from athanor.targets.rules import CPU_RULES, replay_and_lower, schedule
+from athanor.targets.codegen import build_kernels, lower_kernel
+from athanor.targets.rules import CPU_RULES, schedule
 from athanor.tuning.measure import BUILD, Candidate, Failure, Reference
 from athanor.tuning.tasks import KernelTask
 
 SYMBOL = "candidate"
 """Of every candidate, so that the measuring program is compiled once for a kernel's signature."""
+KEPT = 64
+"""Schedules that are kept from a proposal until the candidate is built."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,27 @@ class Builder:
         self._pool = ThreadPoolExecutor(jobs)
         self._folder = tempfile.TemporaryDirectory(prefix="athanor-build-")
         self._count = 0
+        self._scheduled: dict[
+            tuple[tirx.PrimFunc, str, tuple[int, ...]], tuple[s_tir.Schedule, list[DecisionPoint]]
+        ] = {}
+        """What `points` made and `build` has not asked for yet, prim_funcs by identity."""
+        self.busy_secs = 0.0
+        """That a job waited for it."""
 
     def points(self, func: tirx.PrimFunc, rule: str, values: Sequence[int]) -> Built:
         """The decisions without the code, repaired as by `build`."""
-        try:
-            found = apply_decisions(
-                CPU_RULES, func, self.target, Decisions(rule, tuple(values)), repair=True
-            )[1]
-        except Exception as error:  # TVM's errors share no class but this
-            return Built(unknown_points(values), error=_failure(error))
-        return Built(tuple(found))
+        with self._timed():
+            try:
+                schedule, found = apply_decisions(
+                    CPU_RULES, func, self.target, Decisions(rule, tuple(values)), repair=True
+                )
+            except Exception as error:  # TVM's errors share no class but this
+                return Built(unknown_points(values), error=_failure(error))
+            built = Built(tuple(found))
+            if len(self._scheduled) == KEPT:
+                self._scheduled.pop(next(iter(self._scheduled)))
+            self._scheduled[func, rule, built.values] = schedule, found
+            return built
 
     def build(
         self, func: tirx.PrimFunc, rule: str, vectors: Sequence[Sequence[int]]
@@ -72,30 +87,38 @@ class Builder:
 
         Impossible values are repaired, missing ones are the heuristic's.
         """
-        started: list[tuple[Built, Future[bytes] | None]] = []
-        seen: set[tuple[int, ...]] = set()
-        for values in vectors:
-            decisions = Decisions(rule, tuple(values))
-            try:
-                _, lowered, points = replay_and_lower(
-                    SYMBOL, func, self.target, decisions, repair=True
-                )
-            except Exception as error:  # TVM's errors share no class but this
-                started.append((Built(unknown_points(values), error=_failure(error)), None))
-                continue
-            built = Built(tuple(points))
-            if built.values not in seen:
-                seen.add(built.values)
-                started.append((built, self._pool.submit(self._generate, lowered)))
-        done = []
-        for built, future in started:
-            if future is not None:
-                try:
-                    built = Built(built.points, future.result())
-                except Exception as error:
-                    built = Built(built.points, error=_failure(error))
-            done.append(built)
-        return done
+        found = self.build_all([(func, rule, values) for values in vectors])
+        return list({built.values: built for built in found}.values())
+
+    def build_all(
+        self, requests: Sequence[tuple[tirx.PrimFunc, str, Sequence[int]]]
+    ) -> list[Built]:
+        """The same for kernels and rules of any number, one of each."""
+        with self._timed():
+            started = [self._start(*request) for request in requests]
+            return [_finish(*one) for one in started]
+
+    def _start(
+        self, func: tirx.PrimFunc, rule: str, values: Sequence[int]
+    ) -> tuple[Built, Future[bytes] | None]:
+        decisions = Decisions(rule, tuple(values))
+        try:
+            found = self._scheduled.pop((func, rule, decisions.values), None)
+            if found is None:
+                found = apply_decisions(CPU_RULES, func, self.target, decisions, repair=True)
+            schedule, points = found
+            lowered = lower_kernel(SYMBOL, schedule.mod["main"], self.target)
+        except Exception as error:  # TVM's errors share no class but this
+            return Built(unknown_points(values), error=_failure(error)), None
+        return Built(tuple(points)), self._pool.submit(self._generate, lowered)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.busy_secs += time.monotonic() - started
 
     def _generate(self, lowered: tirx.PrimFunc) -> bytes:
         self._count += 1
@@ -109,6 +132,15 @@ class Builder:
         """Stop the threads."""
         self._pool.shutdown()
         self._folder.cleanup()
+
+
+def _finish(built: Built, future: Future[bytes] | None) -> Built:
+    if future is None:
+        return built
+    try:
+        return Built(built.points, future.result())
+    except Exception as error:
+        return Built(built.points, error=_failure(error))
 
 
 def unknown_points(values: Sequence[int]) -> tuple[DecisionPoint, ...]:

@@ -12,13 +12,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from athanor.tuning.context import misfit
 from athanor.tuning.database import CHOICE
+from athanor.tuning.faster import is_faster
 from athanor.tuning.measure import Measurer
-from athanor.tuning.model_tasks import ModelTasks, Variant
+from athanor.tuning.model_tasks import ModelTasks, Variant, variant_of
+from athanor.tuning.task_state import TOGETHER, TaskState, measure_heuristics
 
 LEAST_GAIN = 0.97
 """Time against the preferred alternative's from which another one is chosen."""
@@ -44,6 +46,15 @@ class ChoiceReport:
     best_secs: float
 
 
+@dataclass(frozen=True)
+class _Open:
+    """An operator that may be computed in several ways."""
+
+    preferred: int
+    options: dict[int, tuple[Variant, Kernels]]
+    """By value, the preferred one included: the plan, and the kernels of the operator's parts."""
+
+
 class GraphChoices:
     """The choices of one model."""
 
@@ -52,118 +63,161 @@ class GraphChoices:
         self.known = _recorded(model)
         self.base = model.variant({})
         """What the compiler's own models choose."""
+        self.usual = self.base
+        """The same with what is known to be faster."""
+        if self.values():
+            self.usual = model.variant(self.values())
+        self.open: dict[str, _Open] = {}
         self.reports: list[ChoiceReport] = []
+        self._places: dict[str, set[str]] = {}
+        self._made: dict[str, tuple[Variant, set[str]]] = {}
 
     def values(self) -> dict[str, int]:
         """The choices that are made."""
         return {key: value for key, value in self.known.items() if key in self.base.points}
 
-    def measure(
-        self,
-        measurer: Measurer,
-        counted: Callable[[], None],
-        is_spent: Callable[[], bool],
-        tell: Callable[[str], None],
-    ) -> None:
-        """Measure the alternatives of every operator that the database has no choice for."""
-        open_keys = [
-            key
-            for key, point in self.base.points.items()
-            if key not in self.known and len(point.candidates) > 1 and all(point.nodes)
-        ]
+    def plan(self) -> None:
+        """Plan the alternatives of every operator that the database has no choice for."""
+        points = self.usual.points
         others = {
             key: [c for c in point.candidates if c != point.preferred]
-            for key, point in self.base.points.items()
-            if key in open_keys
+            for key, point in points.items()
+            if key not in self.known and len(point.candidates) > 1 and all(point.nodes)
         }
-        if not others:
-            return
-        tell("plan alternatives")
         variants = [
-            self.model.variant({k: values[n] for k, values in others.items() if n < len(values)})
-            for n in range(max(map(len, others.values())))
+            self.model.variant(
+                {
+                    **self.values(),
+                    **{key: values[n] for key, values in others.items() if n < len(values)},
+                }
+            )
+            for n in range(max(map(len, others.values()), default=0))
         ]
-        parts = _Parts([self.base, *variants])
-        places = {key: parts.of(self.base.points[key].nodes) for key in others}
+        self._parts = _Parts([self.usual, *variants])
+        places = {key: self._parts.of(points[key].nodes) for key in others}
         shared = Counter(part for found in places.values() for part in found)
-        keys = [key for key in others if all(shared[part] == 1 for part in places[key])]
-        for key in keys:
-            preferred = parts.kernels(self.base, places[key])
-            self._measure_kernels(self.base, preferred, measurer, counted, is_spent)
-        for key in sorted(keys, key=lambda k: -self._cost(parts.kernels(self.base, places[k]))):
-            if is_spent():
-                return
-            tell(f"alternatives of {key}")
-            options = {
-                self.base.points[key].preferred: (self.base, parts.kernels(self.base, places[key]))
-            }
-            for value, variant in zip(others[key], variants, strict=False):
-                kernels = parts.kernels(variant, places[key])
-                self._measure_kernels(variant, kernels, measurer, counted, is_spent)
-                options[value] = (variant, kernels)
-            if not is_spent():
-                self._decide(key, options, measurer)
+        for key, values in others.items():
+            if any(shared[part] > 1 for part in places[key]):
+                continue  # two operators in one kernel: their times can't be told apart
+            planned = zip(values, variants, strict=False)
+            options = {points[key].preferred: self.usual, **dict(planned)}
+            self.open[key] = _Open(
+                points[key].preferred,
+                {v: (made, self._parts.kernels(made, places[key])) for v, made in options.items()},
+            )
+            self._places[key] = places[key]
 
-    def _measure_kernels(
+    def waiting(self) -> set[str]:
+        """Kernels that a choice may put others in the place of."""
+        return {kernel for key in self.open for kernel in self._kernels(key)}
+
+    def seconds(self, key: str) -> float:
+        """Of one run of the model in the kernels that a choice is about."""
+        secs = self._cost(self._kernels(key))
+        return secs if math.isfinite(secs) else 0.0
+
+    def candidates(self, key: str) -> int:
+        """How many kernels are to be measured for a choice."""
+        states = [self.model.states.get(k) for _, ks in self.open[key].options.values() for k in ks]
+        return sum(state is None or not state.is_measured for state in states) + FINALISTS + 1
+
+    def _kernels(self, key: str) -> Kernels:
+        return self.open[key].options[self.open[key].preferred][1]
+
+    def measure(
         self,
-        variant: Variant,
-        kernels: Kernels,
+        key: str,
         measurer: Measurer,
         counted: Callable[[], None],
-        is_spent: Callable[[], bool],
+        most: Callable[[], int],
     ) -> None:
-        for kernel in kernels:
-            state = self.model.state(variant.tasks[kernel])
-            if not state.is_measured and not is_spent():
-                state.measure_heuristic(measurer, counted)
+        """Make one choice. most: how many kernels may still be measured."""
+        unknown: dict[str, TaskState] = {}
+        for variant, kernels in self.open[key].options.values():
+            states = [self.model.state(variant.tasks[kernel]) for kernel in kernels]
+            unknown.update((s.task.key, s) for s in states if not s.is_measured)
+        fresh = list(unknown.values())
+        while fresh and most() > 0:
+            count = min(TOGETHER, most())
+            measure_heuristics(fresh[:count], measurer, counted)
+            fresh = fresh[count:]
+        if not fresh:
+            self._decide(key, measurer)
+
+    def current(self) -> Variant:
+        """The model with the choices that are made, without planning it again."""
+        made = {part: variant for variant, parts in self._made.values() for part in parts}
+        calls = [call for call in self.usual.calls if self._parts.of([call.nodes]).isdisjoint(made)]
+        for variant, parts in self._made.values():
+            calls += [c for c in variant.calls if not self._parts.of([c.nodes]).isdisjoint(parts)]
+        return variant_of(calls, self.usual.points)
 
     def _cost(self, kernels: Kernels) -> float:
         """Seconds by what was measured; infinite where a kernel failed or was not measured."""
         times = [self.model.states[key].progress.heuristic_secs * n for key, n in kernels.items()]
         return sum(times)
 
-    def _decide(
-        self, key: str, options: dict[int, tuple[Variant, Kernels]], measurer: Measurer
-    ) -> None:
+    def _decide(self, key: str, measurer: Measurer) -> None:
         """Measure the fastest in turn with the preferred one, and record what is fastest."""
-        preferred = self.base.points[key].preferred
-        usual = self._cost(options[preferred][1])
-        costs = {value: self._cost(kernels) for value, (_, kernels) in options.items()}
+        choice = self.open.pop(key)
+        preferred = choice.preferred
+        kernels = {value: found for value, (_, found) in choice.options.items()}
+        costs = {value: self._cost(found) for value, found in kernels.items()}
+        usual = costs[preferred]
         near = [v for v, cost in costs.items() if v != preferred and cost < CLOSE * usual]
         near = sorted(near, key=lambda v: (costs[v], v))[:FINALISTS]
-        seconds = {preferred: usual}
+        seconds = {preferred: (usual,)}
         value = preferred
         if near and math.isfinite(usual):
-            seconds = self._in_turn({v: options[v][1] for v in (preferred, *near)}, measurer)
-            value = min(seconds, key=lambda v: (seconds[v], v))
-            if not seconds[value] < LEAST_GAIN * seconds[preferred]:
+            seconds = self._in_turn({v: kernels[v] for v in (preferred, *near)}, measurer)
+            value = min(seconds, key=lambda v: (_median(seconds[v]), v))
+            if value != preferred and is_faster(seconds[value], seconds[preferred], LEAST_GAIN):
+                # The fastest of several is partly the luckiest.
+                pair = {v: kernels[v] for v in (preferred, value)}
+                seconds = self._in_turn(pair, measurer)
+                if not is_faster(seconds[value], seconds[preferred], LEAST_GAIN):
+                    value = preferred
+            else:
                 value = preferred
-        if not math.isfinite(seconds[preferred]):
+        times = _median(seconds[preferred]), _median(seconds[value])
+        if not math.isfinite(times[0]):
             return
         self.model.database.append(
             CHOICE,
             key=key,
             context=self.model.context.as_dict(),
             value=value,
-            seconds=seconds[value],
-            heuristic_seconds=seconds[preferred],
+            seconds=times[1],
+            heuristic_seconds=times[0],
         )
         self.known[key] = value
-        self.reports.append(ChoiceReport(key, value, preferred, seconds[preferred], seconds[value]))
+        if value != preferred:
+            self._made[key] = (choice.options[value][0], self._places[key])
+        self.reports.append(ChoiceReport(key, value, preferred, *times))
 
-    def _in_turn(self, options: dict[int, Kernels], measurer: Measurer) -> dict[int, float]:
+    def _in_turn(
+        self, options: dict[int, Kernels], measurer: Measurer
+    ) -> dict[int, tuple[float, ...]]:
+        """Seconds of each option in each turn; none where one of its kernels failed."""
         keys = list(dict.fromkeys(key for kernels in options.values() for key in kernels))
         candidates = [self.model.states[key].first_candidate() for key in keys]
         found = {key: c for key, c in zip(keys, candidates, strict=True) if c is not None}
         results = measurer.measure(list(found.values()), repeats=TURNS, interleaved=True)
-        secs = {
-            key: statistics.median(result.seconds) if result.seconds else math.inf
-            for key, result in zip(found, results, strict=True)
-        }
+        secs = {key: result.seconds for key, result in zip(found, results, strict=True)}
         return {
-            value: sum(secs.get(key, math.inf) * n for key, n in kernels.items())
+            value: tuple(
+                sum(times)
+                for times in zip(
+                    *([secs_ * n for secs_ in secs.get(key, ())] for key, n in kernels.items()),
+                    strict=False,
+                )
+            )
             for value, kernels in options.items()
         }
+
+
+def _median(seconds: Sequence[float]) -> float:
+    return statistics.median(seconds) if seconds else math.inf
 
 
 class _Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from athanor.tuning.build import Builder
 from athanor.tuning.choose import ChoiceReport, GraphChoices
 from athanor.tuning.context import make_context
 from athanor.tuning.database import Database
+from athanor.tuning.estimate import FIRST_GAIN
 from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.measure import Measurer
 from athanor.tuning.model_tasks import ModelTasks, Variant
@@ -128,7 +129,10 @@ def _check_runs_here(target: TargetSpec) -> None:
 
 
 class _ModelJob(Job):
-    """Choices about the graph first, then the kernels of the model as it is chosen."""
+    """Choices about the graph and rounds for kernels, each where it promises most.
+
+    Kernels that an open choice may replace wait for it.
+    """
 
     with_choices = True
 
@@ -155,17 +159,47 @@ class _ModelJob(Job):
         if not self._measure_heuristics():
             return self._spent()
         self._note()
+        if self.graph.usual is not self.graph.base:
+            self._use(self.graph.usual)
+            if not self._measure_heuristics():
+                return self._spent()
+            self._note()
         if self.with_choices:
-            self.graph.measure(self.measurer, self._count, self._is_choosing_over, self._tell)
-        self._use(self.model.variant(self.graph.values()))
-        if not self._measure_heuristics():
-            return self._spent()
-        self._note()
+            self._tell("plan alternatives")
+            self.graph.plan()
         return super()._work()
+
+    def _next(self) -> tuple[float, str, Callable[[], None]] | None:
+        if self._is_choosing_over():
+            self.graph.open.clear()
+        waiting = self.graph.waiting()
+        found = self._next_round([s for s in self.states if s.task.key not in waiting])
+        for key in self.graph.open:
+            worth = FIRST_GAIN * self.graph.seconds(key) / self.graph.candidates(key)
+            if found is None or worth > found[0]:
+                found = worth, f"alternatives of {key}", lambda key=key: self._choose(key)
+        return found
+
+    def _choose(self, key: str) -> None:
+        made = len(self.graph.values())
+        self.graph.measure(key, self.measurer, self._count, self._left)
+        if not self.graph.open and made != len(self.graph.values()):
+            self._use(self.model.variant(self.graph.values()))
+            self._measure_heuristics()
+        elif self.graph.open:
+            self._use(self.graph.current())
+
+    def _left(self) -> int:
+        """Kernels that may still be measured."""
+        return 0 if self._is_spent else int(min(2**31, self.most_trials - self.trials))
 
     def _is_choosing_over(self) -> bool:
         trials, secs = self.most_trials, self.most_secs
         return self.trials >= trials * SHARE_OF_CHOICES or self._elapsed >= secs * SHARE_OF_CHOICES
+
+    def _expected_secs(self) -> float:
+        choices = sum(FIRST_GAIN * self.graph.seconds(key) for key in self.graph.open)
+        return super()._expected_secs() + choices
 
     def _seconds(self, best: bool) -> float:
         """The model's time, of the kernels that are measured: tuned, or as it is untuned."""

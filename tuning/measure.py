@@ -5,9 +5,10 @@ Needs neither TVM nor the compiler, so that a measurer's processes start fast an
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 INPUT, CONSTANT, OUTPUT = "input", "constant", "output"
 """Roles of a kernel's buffers: values of the run, weights, results."""
@@ -125,6 +126,30 @@ class Measurer(Protocol):
     def close(self) -> None:
         """End processes and connections; twice is harmless."""
         ...
+
+
+class TimedMeasurer:
+    """A Measurer that notes how long its caller waited for another one."""
+
+    def __init__(self, measurer: Measurer) -> None:
+        self.measurer = measurer
+        self.threads, self.cpu = measurer.threads, measurer.cpu
+        self.busy_secs = 0.0
+
+    def measure(self, candidates: Sequence[Candidate], **options: Any) -> Iterator[Measurement]:
+        """See Measurer."""
+        found = self.measurer.measure(candidates, **options)
+        while True:
+            started = time.monotonic()
+            result = next(found, None)
+            self.busy_secs += time.monotonic() - started
+            if result is None:
+                return
+            yield result
+
+    def close(self) -> None:
+        """Close the other one."""
+        self.measurer.close()
 
 
 def tolerance(dtype: str) -> float:

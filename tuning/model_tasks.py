@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from athanor.compiler.choices import ChoicePoint, Choices
@@ -24,6 +25,13 @@ class Variant:
     tasks: dict[str, KernelTask]
     calls: list[Call]
     points: dict[str, ChoicePoint]
+
+
+def variant_of(calls: Sequence[Call], points: dict[str, ChoicePoint]) -> Variant:
+    """The same kernels called otherwise."""
+    counts = Counter(call.task.key for call in calls)
+    tasks = {key: replace(task, calls=counts[key]) for key, task in tasks_of(calls).items()}
+    return Variant(tasks, list(calls), points)
 
 
 class ModelTasks:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from athanor.errors import CompileError
 from athanor.tuning.choose import ChoiceReport
 from athanor.tuning.database import Database
-from athanor.tuning.measure import Measurer
-from athanor.tuning.task_state import ROUND, TaskState
+from athanor.tuning.measure import Measurer, TimedMeasurer
+from athanor.tuning.task_state import (
+    FINALISTS,
+    ROUND,
+    TOGETHER,
+    TaskState,
+    measure_heuristics,
+)
 
 GAIN_WORTH_A_JOB = 0.01
 """Part of the model's time; a job that expects to gain less ends."""
@@ -60,6 +66,10 @@ class TuningReport:
     """What is done now; at the end why the job ended."""
     choices: tuple[ChoiceReport, ...] = ()
     """What this job chose about the graph: methods and layouts of operators."""
+    building_secs: float = 0.0
+    """Of `elapsed_secs`: scheduling candidates and generating their code."""
+    measuring_secs: float = 0.0
+    """Of `elapsed_secs`: linking candidates, running them, comparing their outputs."""
 
     @property
     def gain(self) -> float:
@@ -97,7 +107,7 @@ class Job:
         minutes: float | None,
         on_progress: OnProgress | None,
     ) -> None:
-        self.database, self.measurer = database, measurer
+        self.database, self.measurer = database, TimedMeasurer(measurer)
         self.most_trials = math.inf if trials is None else trials
         self.most_secs = math.inf if minutes is None else 60 * minutes
         self.on_progress = on_progress or (lambda _report: None)
@@ -119,27 +129,47 @@ class Job:
         if not self._measure_heuristics():
             return self._spent()
         while not self._is_spent:
-            open_states = [state for state in self.states if state.is_open]
             total = self._seconds(best=True)
-            if not open_states:
+            step = self._next()
+            if step is None:
                 return "every candidate has been measured"
             if self._unlimited and self._expected_gain() < GAIN_WORTH_A_JOB:
                 return f"less than {GAIN_WORTH_A_JOB:.0%} more is to be expected"
-            state = max(open_states, key=next_gain)
-            self._tell(f"candidates of {state.task.name}")
-            state.round(self.measurer, int(min(ROUND, self.most_trials - self.trials)), self._count)
-            if self._seconds(best=True) < total:
+            _, what, do = step
+            self._tell(what)
+            do()
+            if self._seconds(best=True) != total:
                 self._note()
         return self._spent()
 
+    def _next(self) -> tuple[float, str, Callable[[], None]] | None:
+        """What promises most: seconds less a run for each candidate, its name, how to do it."""
+        return self._next_round(self.states)
+
+    def _next_round(
+        self, states: Sequence[TaskState]
+    ) -> tuple[float, str, Callable[[], None]] | None:
+        open_states = [state for state in states if state.is_open]
+        if not open_states:
+            return None
+        state = max(open_states, key=next_gain)
+
+        def do() -> None:
+            state.round(self.measurer, int(min(ROUND, self.most_trials - self.trials)), self._count)
+
+        worth = next_gain(state) / (ROUND + FINALISTS + 1)
+        return worth, f"candidates of {state.task.name}", do
+
     def _measure_heuristics(self) -> bool:
         """The first candidate of every kernel; False where the budget ends before."""
-        for state in self.states:
+        unknown = [state for state in self.states if not state.is_measured]
+        while unknown:
             if self._is_spent:
                 return False
-            if not state.is_measured:
-                self._tell(f"heuristic of {state.task.name}")
-                state.measure_heuristic(self.measurer, self._count)
+            some = unknown[: int(min(TOGETHER, self.most_trials - self.trials))]
+            self._tell(f"heuristic of {some[0].task.name}")
+            measure_heuristics(some, self.measurer, self._count)
+            unknown = unknown[len(some) :]
         return True
 
     @property
@@ -170,8 +200,11 @@ class Job:
 
     def _expected_gain(self) -> float:
         total = self._seconds(best=True)
-        gains = [s.progress.whole_gain * _time(s) for s in self.states if s.is_open]
-        return sum(gains) / total if total else 0.0
+        return self._expected_secs() / total if total else 0.0
+
+    def _expected_secs(self) -> float:
+        """Seconds of a run that all that is left to try is expected to save."""
+        return sum(s.progress.whole_gain * _time(s) for s in self.states if s.is_open)
 
     def _note(self) -> None:
         self.history.append((self._elapsed, self.trials, self._seconds(best=True)))
@@ -207,6 +240,8 @@ class Job:
             tuple(self.history),
             stage,
             self._choices(),
+            self.states[0].builder.busy_secs if self.states else 0.0,
+            self.measurer.busy_secs,
         )
 
     def _choices(self) -> tuple[ChoiceReport, ...]:

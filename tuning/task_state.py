@@ -13,12 +13,15 @@ from athanor.tuning.build import Builder, Built, make_candidate, rule_of
 from athanor.tuning.context import Context, misfit
 from athanor.tuning.database import BEST, TRIAL, Database, DatabaseWarning
 from athanor.tuning.estimate import Progress
+from athanor.tuning.faster import is_faster, median_ratio
 from athanor.tuning.measure import DEVICE_LOST, Candidate, Failure, Measurement, Measurer
 from athanor.tuning.search import Search, Trial
 from athanor.tuning.tasks import KernelTask
 
 ROUND = 8
 """Candidates of one round."""
+TOGETHER = 16
+"""Kernels whose heuristic is built, linked and measured at once."""
 FINALISTS = 3
 """Fastest candidates that are measured again, in turn with the heuristic's."""
 TURNS = 21
@@ -128,15 +131,7 @@ class TaskState:
 
     def measure_heuristic(self, measurer: Measurer, count: Callable[[], None]) -> None:
         """The first candidate."""
-        built = self._build([self.heuristic.values])[0]
-        if built.error is not None:
-            self.failure = built.error
-            return
-        (result,) = measurer.measure([make_candidate(self.task, built, None)])
-        self._record(built, result)
-        count()
-        if result.error is not None:
-            self.failure = result.error
+        measure_heuristics([self], measurer, count)
 
     def round(self, measurer: Measurer, count: int, counted: Callable[[], None]) -> None:
         """Propose, build and measure at most `count` candidates; compare the fastest."""
@@ -192,16 +187,23 @@ class TaskState:
         built = self._build([self.heuristic.values, *finalists])
         if any(b.error is not None for b in built):
             return
-        candidates = [make_candidate(self.task, b, built[0]) for b in built]
-        results = list(measurer.measure(candidates, repeats=TURNS, interleaved=True))
+        results = self._in_turn(built, measurer)
         if results[0].error is not None:
             return
-        ratios = [_ratio(result, results[0]) for result in results]
+        ratios = [median_ratio(result.seconds, results[0].seconds) for result in results]
         index = min(range(len(ratios)), key=lambda i: ratios[i])
-        if ratios[index] > LEAST_GAIN:
+        if index and is_faster(results[index].seconds, results[0].seconds, LEAST_GAIN):
+            # The fastest of several is partly the luckiest: its gain is measured once more, alone.
+            results = self._in_turn([built[0], built[index]], measurer)
+            if results[0].error is not None:
+                return
+            if not is_faster(results[1].seconds, results[0].seconds, LEAST_GAIN):
+                index = 0
+        else:
             index = 0
         heuristic_secs = statistics.median(results[0].seconds)
-        secs = heuristic_secs * (ratios[index] if index else 1.0)
+        ratio = median_ratio(results[1].seconds, results[0].seconds) if index else 1.0
+        secs = heuristic_secs * ratio
         self.compared = tuple(finalists)
         self.database.append(
             BEST,
@@ -215,6 +217,11 @@ class TaskState:
             compared=[list(values) for values in finalists],
         )
         self.progress.heuristic_secs, self.progress.best_secs = heuristic_secs, secs
+
+    def _in_turn(self, built: Sequence[Built], measurer: Measurer) -> list[Measurement]:
+        """The first of them is the heuristic's."""
+        candidates = [make_candidate(self.task, b, built[0]) for b in built]
+        return list(measurer.measure(candidates, repeats=TURNS, interleaved=True))
 
     def _build(self, vectors: Sequence[tuple[int, ...]]) -> list[Built]:
         """Candidates, each of which is possible as it is."""
@@ -239,6 +246,26 @@ class TaskState:
         self._add(record)
 
 
+def measure_heuristics(
+    states: Sequence[TaskState], measurer: Measurer, counted: Callable[[], None]
+) -> None:
+    """The first candidate of each kernel; all are built at once and measured by one program."""
+    builder = states[0].builder
+    requests = [(s.task.func, s.rule, s.heuristic.values) for s in states]
+    ready: list[tuple[TaskState, Built]] = []
+    for state, built in zip(states, builder.build_all(requests), strict=True):
+        if built.error is not None:
+            state.failure = built.error
+        else:
+            state.built[built.values] = built
+            ready.append((state, built))
+    candidates = [make_candidate(state.task, built, None) for state, built in ready]
+    for (state, built), result in zip(ready, measurer.measure(candidates), strict=True):
+        state._record(built, result)
+        counted()
+        state.failure = result.error
+
+
 class _Taken:
     """A Measurer that has measured already."""
 
@@ -254,11 +281,3 @@ class _Taken:
 
     def close(self) -> None:
         pass
-
-
-def _ratio(result: Measurement, heuristic: Measurement) -> float:
-    """The median of a candidate's times over the heuristic's in the same turn."""
-    if result.error is not None or not result.seconds:
-        return math.inf
-    pairs = zip(result.seconds, heuristic.seconds, strict=False)
-    return statistics.median(mine / its for mine, its in pairs)
