@@ -88,7 +88,7 @@ def main(threads: int, only: str) -> None:
             artifact = athanor.compile(model_of(text, shape, width), profile=True)
             with artifact.load(threads=threads) as model:
                 profile = model.profile({"x": x}, 15)
-            row = summarize(profile, artifact.metadata["kernels"], limits).slowest_first()[0]
+            row = summarize(profile, artifact.metadata, limits).slowest_first()[0]
             speed, share = row.step.gigabytes_per_second, row.of_limit or 0.0
             where = f"{level} ({row.level})" if row.level != level else level
             cells = (f"{row.step.milliseconds:.4f}", f"{speed:.1f}", f"{share:.0%}")

@@ -39,11 +39,11 @@ class Artifact:
         _copy_whole(self._path, path)
         return path
 
-    def load(self, threads: int | None = None) -> Model:
-        """A Model that runs in this process; see `athanor.load`."""
+    def load(self, threads: int | None = None, **options: Any) -> Model:
+        """A Model that runs in this process; options: those of `athanor.load`."""
         from athanor.runtime.loader import load
 
-        model = load(self._path, threads=threads)
+        model = load(self._path, threads=threads, **options)
         model._keep_alive = self._folder  # the mapped file must outlive the model
         return model
 

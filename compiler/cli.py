@@ -48,6 +48,12 @@ _DIM = click.option(
 _SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of generated inputs."
 )
+_DEVICE = click.option(
+    "--device", type=click.IntRange(min=0), default=0, help="Which GPU, of a model for one."
+)
+_CUDA_GRAPH = click.option(
+    "--cuda-graph", is_flag=True, help="Capture runs on a GPU as CUDA graphs, and replay them."
+)
 _MODEL = click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
 _ARTIFACT = click.argument("artifact", metavar="MODEL.so", type=click.Path(path_type=Path))
 
@@ -171,6 +177,8 @@ def check(
 )
 @_DIM
 @_THREADS
+@_DEVICE
+@_CUDA_GRAPH
 @_SEED
 def run(
     artifact: Path,
@@ -178,6 +186,8 @@ def run(
     output: Path | None,
     dims: Sequence[str],
     threads: int | None,
+    device: int,
+    cuda_graph: bool,
     seed: int,
 ) -> None:
     """Run a compiled model once and print its outputs.
@@ -196,6 +206,8 @@ def run(
         dims=parse.dims(dims),
         threads=threads,
         seed=seed,
+        device=device,
+        cuda_graph=cuda_graph,
     )
 
 
@@ -298,6 +310,8 @@ def verify(
 )
 @_PRECISION
 @_THREADS
+@_DEVICE
+@_CUDA_GRAPH
 @_TARGET
 @_SHAPE
 @_DIM
@@ -309,6 +323,8 @@ def bench(
     rounds: int,
     precision: str,
     threads: int | None,
+    device: int,
+    cuda_graph: bool,
     target: str,
     shapes: Sequence[str],
     dims: Sequence[str],
@@ -334,6 +350,8 @@ def bench(
         dims=parse.dims(dims),
         seed=seed,
         database=database,
+        device=device,
+        cuda_graph=cuda_graph,
     )
 
 

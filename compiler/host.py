@@ -235,7 +235,7 @@ class _Printer:
         ]
         if self.program.device:
             base = "\n".join(lines[3:-1])
-            return device_descriptor(self.program, self.places, base, self.images)
+            return device_descriptor(self.program, self.places, base, self.images, self.profile)
         return "\n".join(lines) + "\n"
 
 

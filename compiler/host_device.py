@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from tvm.ir import Expr
 
-from athanor.compiler.cexpr import c_expression
+from athanor.compiler.cexpr import c_expression, c_string
+from athanor.compiler.place_steps import why_not_captured
 from athanor.compiler.places import Places
 from athanor.compiler.program import Program
 from athanor.targets.device_kernel import DeviceKernel, Launch
@@ -63,8 +64,11 @@ def _launch(launch: Launch, number: int, names: Mapping[str, str]) -> list[str]:
     ]
 
 
-def device_descriptor(program: Program, places: Places, base: str, images: Sequence[str]) -> str:
+def device_descriptor(
+    program: Program, places: Places, base: str, images: Sequence[str], profile: bool
+) -> str:
     """The descriptor of an artifact for a device; base: the fields of AthanorDescriptor."""
+    reason = why_not_captured(program)
     lines = []
     for number in range(len(images)):
         lines += [
@@ -104,8 +108,9 @@ def device_descriptor(program: Program, places: Places, base: str, images: Seque
                 "const AthanorDeviceDescriptor athanor_descriptor = {{{",
                 "  ATHANOR_ABI_VERSION, sizeof(AthanorDeviceDescriptor),",
                 base.replace(" init, ", " init_device, "),
-                f"}}, 0}}, {len(images)}, {len(functions)}, images, functions,",
-                "  inputs_on_host, outputs_on_host,",
+                f"}}, {'run_profiled' if profile else '0'}}}, {len(images)}, {len(functions)},",
+                "  images, functions, inputs_on_host, outputs_on_host,",
+                f"  {c_string(reason) if reason else '0'},",
                 "};",
             ]
         )

@@ -112,7 +112,7 @@ class _RunPrinter:
         places = self.places
         lines = [f"static int {declarator} {{", "  int result;", "  (void)result;"]
         if self.timed:
-            lines.append("  int64_t start_ns;")
+            lines.append("  int64_t start_ns = 0; (void)start_ns;")
         lines += [*places.symbol_lines("run->symbols"), *places.late_lines()]
         if places.plan.slots or (places.plan.host and places.plan.host.slots):
             lines += [*places.slot_lines(), "  (void)end;"]
@@ -159,11 +159,24 @@ class _RunPrinter:
         assert isinstance(step, (KernelCall, Copy)), "a step with blocks is timed by its parts"
         work = step_work(step, self.program.kernels)
         counts = ", ".join(self.places.expression(c) for c in (work.operations, work.bytes))
+        if self.is_queued(step):
+            ended = f"&(AthanorEvent){{{number}, 0, 0, 0, {counts}}}"
+            return [
+                "  if (services->device_mark(run, events, 0)) return -1;",
+                *self.step(step),
+                f"  if (services->device_mark(run, events, {ended})) return -1;",
+            ]
         return [
             "  start_ns = events->now_ns();",
             *self.step(step),
             f"  event(events, {number}, start_ns, {counts});",
         ]
+
+    def is_queued(self, step: KernelCall | Copy) -> bool:
+        """Whether a device does the step, by its own clock."""
+        if isinstance(step, KernelCall):
+            return step.on_device
+        return self.on_device(step.source) or self.on_device(step.target)
 
     def step(self, step: Step) -> list[str]:
         """The lines of one step."""

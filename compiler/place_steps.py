@@ -83,6 +83,31 @@ def place_tensors(program: Program) -> None:
     program.steps[:] = _with_copies(program.steps)
 
 
+def why_not_captured(program: Program) -> str | None:
+    """Why a CUDA graph can't replay a run; None where all of it is queued on the device."""
+    for step in all_steps(program.steps):
+        match step:
+            case KernelCall() if not step.on_device:
+                return f"the host computes '{step.label}'"
+            case HostCall():
+                return f"the host computes '{step.outputs[0].name}', which is of strings"
+            case ReadDims():
+                return f"the size {step.symbols[0].name} is told by the run"
+            case Branch() | Loop():
+                return "the host decides about a branch or a loop"
+            case Copy() if not (_on_device(step.source) and _on_device(step.target)):
+                return f"'{step.target.name}' is copied between host and device"
+    for output in program.outputs:
+        if not _on_device(output):
+            return f"the output '{output.name}' is the host's"
+    return None
+
+
+def _on_device(tensor: Tensor) -> bool:
+    root, _ = tensor.root()
+    return not root.on_host and root.constant is None
+
+
 def _on_host(step: Step) -> bool:
     """Whether the host reads and writes all of the step's tensors."""
     if isinstance(step, KernelCall):

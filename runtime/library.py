@@ -86,8 +86,29 @@ class SessionOptions(Structure):
         ("parallel_for", ctypes.c_void_p),
         ("parallel_for_user", ctypes.c_void_p),
         ("device", c_int32),
-        ("reserved", c_int32),
+        ("flags", c_uint32),
         ("stream", ctypes.c_void_p),
+    )
+
+
+CUDA_GRAPH = 1
+"""ATHANOR_SESSION_CUDA_GRAPH."""
+
+
+class DeviceInfo(Structure):
+    """AthanorDeviceInfo."""
+
+    _fields_ = (
+        ("size_bytes", c_uint32),
+        ("device", c_int32),
+        ("capability", c_int32),
+        ("multiprocessors", c_int32),
+        ("clock_khz", c_int32),
+        ("memory_clock_khz", c_int32),
+        ("memory_bus_bits", c_int32),
+        ("l2_bytes", c_int32),
+        ("memory_bytes", c_uint64),
+        ("name", ctypes.c_char * 128),
     )
 
 
@@ -112,6 +133,7 @@ _SIGNATURES = {
         *(c_int32, _HANDLE, _TENSORS, c_int32),
         *(POINTER(_HANDLE), c_int32),
     ),
+    "athanor_session_device_info": (c_int32, _HANDLE, POINTER(DeviceInfo)),
     "athanor_session_stream": (_HANDLE, _HANDLE),
     "athanor_tensor_view": (_TENSORS, _HANDLE),
     "athanor_tensor_wait": (c_int32, _HANDLE, _HANDLE),

@@ -23,6 +23,7 @@ def load(
     verify: bool | None = None,
     device: int = 0,
     stream: Any = None,
+    cuda_graph: bool = False,
 ) -> Model:
     """The model in the artifact at `path`, ready to run.
 
@@ -31,11 +32,12 @@ def load(
     weights of a model past 64 MB, False all hashes but the footer's. device: of a model for a GPU,
     which one, as the driver counts. stream: the stream of that device that runs use: a
     torch.cuda.Stream, a CuPy stream, or the address of a CUstream (0 or 1: the default stream); it
-    must live as long as the model. None is one of the model's own.
+    must live as long as the model. None is one of the model's own. cuda_graph: capture runs as CUDA
+    graphs and replay them; refused, with the reason, where the host has a part in a run.
     Raises RunError where path holds no artifact, one that is cut short, damaged or of another
     version, or one that needs what this machine lacks.
     """
-    return Model(_open(path, 0, verify), threads, device, stream)
+    return Model(_open(path, 0, verify), threads, device, stream, cuda_graph)
 
 
 def inspect(path: str | os.PathLike[str], verify: bool = False) -> dict[str, Any]:

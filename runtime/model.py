@@ -16,7 +16,7 @@ from athanor.runtime.device_tensor import DeviceTensor
 from athanor.runtime.dlpack import Imported, stream_number
 from athanor.runtime.fast_call import Call, fast_call
 from athanor.runtime.handle import Handle
-from athanor.runtime.library import SessionOptions, check, library
+from athanor.runtime.library import CUDA_GRAPH, DeviceInfo, SessionOptions, check, library
 from athanor.runtime.profile import EventRecorder, Profile
 from athanor.runtime.spec import TensorSpec
 from athanor.runtime.values import Values
@@ -49,6 +49,7 @@ class Model:
         threads: int | None = None,
         device: int = 0,
         stream: Any = None,
+        cuda_graph: bool = False,
     ) -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise RunError(f"threads is {threads!r}, expected a positive number or None")
@@ -56,6 +57,7 @@ class Model:
         self._handle: Handle | None = handle
         self._threads = threads
         self._device = device
+        self._cuda_graph = cuda_graph
         self._session: ctypes.c_void_p | None = None
         self._keep_alive: Any = None  # the folder of an artifact that was not saved
         self._ins, self._outs = Values(handle, "input"), Values(handle, "output")
@@ -75,6 +77,7 @@ class Model:
             threads or 0,
             device=device,
             stream=stream_number(stream),
+            flags=CUDA_GRAPH if cuda_graph else 0,
         )
         session = ctypes.c_void_p()
         check(
@@ -90,15 +93,32 @@ class Model:
         """What the artifact says of itself: versions, hashes, target, kernels and sizes."""
         return self._alive()[0].metadata()
 
+    @property
+    def device_info(self) -> dict[str, Any]:
+        """What the GPU is that the model runs on: name, capability, clocks in kHz, sizes in bytes.
+
+        Raises RunError for a model for the CPU.
+        """
+        info = DeviceInfo(size_bytes=ctypes.sizeof(DeviceInfo))
+        check(library().athanor_session_device_info(self._alive()[1], ctypes.byref(info)))
+        fields = [field[0] for field in DeviceInfo._fields_ if field[0] != "size_bytes"]
+        values = {name: getattr(info, name) for name in fields}
+        return {**values, "name": info.name.decode("utf-8", "replace")}
+
     def new_session(
-        self, threads: int | None = None, device: int | None = None, stream: Any = None
+        self,
+        threads: int | None = None,
+        device: int | None = None,
+        stream: Any = None,
+        cuda_graph: bool | None = None,
     ) -> Model:
         """A Model of the same weights with memory of its own, for another thread.
 
-        threads and device: None are those of this one. stream: as for `athanor.load`.
+        threads, device, cuda_graph: None are those of this one. stream: as for `athanor.load`.
         """
         device = self._device if device is None else device
-        other = Model(self._alive()[0], threads or self._threads, device, stream)
+        graph = self._cuda_graph if cuda_graph is None else cuda_graph
+        other = Model(self._alive()[0], threads or self._threads, device, stream, graph)
         other._keep_alive = self._keep_alive
         return other
 

@@ -54,6 +54,8 @@ def bench_model(
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
     database: Path | None = None,
+    device: int = 0,
+    cuda_graph: bool = False,
 ) -> dict[str, float]:
     """Compile `model`, time it beside `against` and print; median milliseconds by executor.
 
@@ -64,7 +66,7 @@ def bench_model(
     artifact = compile_with_progress(
         model, target=target, shapes=shapes, database=database, precision=precision
     )
-    ours = artifact.load(threads=threads)
+    ours = artifact.load(threads=threads, device=device, cuda_graph=cuda_graph)
     found = compare_runtimes(model, ours, peers, rounds=rounds, dims=dims, seed=seed)
     words = "thread" if threads == 1 else "threads"
     click.echo(f"{model.name}: {threads} {words}, {rounds} rounds, median of the rounds' means")

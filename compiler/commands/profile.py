@@ -10,7 +10,7 @@ import click
 
 from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.commands.peers import usable_cores
-from athanor.compiler.profiling.limits import machine_limits
+from athanor.compiler.profiling.limits import device_limits, machine_limits
 from athanor.compiler.profiling.page import html_page
 from athanor.compiler.profiling.summary import Summary, summarize
 from athanor.compiler.profiling.trace import chrome_trace
@@ -46,8 +46,12 @@ def profile_model(
     threads = threads or usable_cores()
     loaded = _load(model, threads, target, shapes)
     feeds = make_feeds(loaded.inputs, dims=dims, seed=seed)
-    limits = machine_limits(threads, measure_limits)
-    summary = summarize(loaded.profile(feeds, runs), loaded.metadata["kernels"], limits)
+    metadata = loaded.metadata
+    if "device" in metadata:
+        limits = device_limits(loaded.device_info)
+    else:
+        limits = machine_limits(threads, measure_limits)
+    summary = summarize(loaded.profile(feeds, runs), metadata, limits)
     if as_json:
         click.echo(json.dumps(summary.as_data(), indent=1))
     else:
@@ -118,10 +122,14 @@ def print_tables(summary: Summary) -> None:
     )
     if summary.limits is not None:
         rates = ", ".join(f"{x.name} {x.gigabytes_per_second:.0f}" for x in summary.limits.levels)
+        of, again = f"{summary.limits.threads} of the machine's threads", ""
+        if summary.limits.device:
+            of = f"the clocks that {summary.limits.device} tells"
+        else:
+            again = " (--measure-limits measures them again)"
         console.print(
-            f"limits with {summary.limits.threads} of the machine's threads: "
-            f"{summary.limits.gflops:.0f} GFLOP/s in float32; GB/s: {rates} (--measure-limits "
-            "measures them again)"
+            f"limits with {of}: {summary.limits.gflops:.0f} GFLOP/s in float32; "
+            f"GB/s: {rates}{again}"
         )
 
 

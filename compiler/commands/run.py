@@ -23,6 +23,8 @@ def run_artifact(
     dims: Mapping[str, int] | None = None,
     threads: int | None = None,
     seed: int = 0,
+    device: int = 0,
+    cuda_graph: bool = False,
 ) -> dict[str, np.ndarray]:
     """Run `artifact` once and print a line for each output; `output` gets them all as .npz.
 
@@ -31,7 +33,7 @@ def run_artifact(
     if output is not None:
         check_writable(output)
     given = {name: _read_array(path) for name, path in files.items()}
-    model = load(artifact, threads=threads)
+    model = load(artifact, threads=threads, device=device, cuda_graph=cuda_graph)
     feeds = make_feeds(model.inputs, dims=dims, seed=seed, given=given)
     outputs = model.run(feeds)
     arrays = named_arrays(outputs)

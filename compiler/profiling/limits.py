@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,16 @@ class Level:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a number of threads can do on this machine."""
+    """What a number of threads can do on this machine, or what a GPU can."""
 
     threads: int
+    """Of the processor; 0 of a GPU."""
     gflops: float
     """float32 multiply-adds, two operations each, in units of 1e9 a second."""
     levels: tuple[Level, ...]
     """From the fastest to memory."""
+    device: str = ""
+    """The GPU's name."""
 
     def level(self, size_bytes: float) -> Level:
         """The first level that holds a working set."""
@@ -54,6 +57,24 @@ class Limits:
         """
         bandwidth = self.level(size_bytes / max(calls, 1)).gigabytes_per_second
         return max(operations / self.gflops, size_bytes / bandwidth) / 1e6
+
+
+_LANES = {75: 64, 80: 64}
+"""Float32 multiply-adds of a multiprocessor in one clock by compute capability, from the table
+"Throughput of Native Arithmetic Instructions" of the CUDA C++ Programming Guide; of others 128."""
+
+
+def device_limits(info: Mapping[str, Any]) -> Limits:
+    """What a GPU's clocks and widths allow; info: that of Model.device_info.
+
+    Float32 multiply-adds outside of tensor cores, and the bandwidth of memory: products on tensor
+    cores and data in caches pass it.
+    """
+    lanes = _LANES.get(info["capability"], 128) * info["multiprocessors"]
+    # two transfers in a clock, of so many bits each
+    bandwidth = 2 * info["memory_clock_khz"] * info["memory_bus_bits"] / 8 / 1e6
+    memory = Level("memory", None, bandwidth)
+    return Limits(0, 2 * lanes * info["clock_khz"] / 1e6, (memory,), info["name"])
 
 
 def machine_limits(threads: int, measure: bool = False) -> Limits:

@@ -93,7 +93,7 @@ class Summary:
             "of_limit": self.of_limit,
             "limits": limits
             and {
-                "threads": limits.threads,
+                **({"device": limits.device} if limits.device else {"threads": limits.threads}),
                 "gflops": limits.gflops,
                 "gigabytes_per_second": {x.name: x.gigabytes_per_second for x in limits.levels},
             },
@@ -101,11 +101,11 @@ class Summary:
         }
 
 
-def summarize(
-    profile: Profile, kernels: Iterable[Mapping[str, Any]], limits: Limits | None
-) -> Summary:
-    """The summary of a profile; kernels: those of the artifact's metadata."""
-    rules = {entry["name"]: entry["rule"] for entry in kernels}
+def summarize(profile: Profile, metadata: Mapping[str, Any], limits: Limits | None) -> Summary:
+    """The summary of a profile; metadata: the artifact's."""
+    rules = {entry["name"]: entry["rule"] for entry in metadata["kernels"]}
+    on_device = metadata.get("device", {}).get("kernels", {})
+    rules |= {name: entry["rule"] for name, entry in on_device.items()}
     total = sum(step.milliseconds for step in profile.steps) + profile.between_ms
     rows = tuple(_row(step, rules, total, limits) for step in profile.steps)
     return Summary(profile, rows, limits)

@@ -199,6 +199,11 @@ ATHANOR_API const AthanorTensorSpec *athanor_output(const AthanorModel *model, i
 typedef void (*AthanorParallelFor)(void *user, int32_t num_tasks,
                                    void (*task)(int32_t task_id, void *argument), void *argument);
 
+/* Runs are captured as CUDA graphs, one for the sizes at hand, and replayed by one call each. Inputs
+ * and outputs have fixed places on the device then, and the caller's are copied there and from
+ * there. Refused, with the reason, where the host has a part in a run. */
+#define ATHANOR_SESSION_CUDA_GRAPH 1u
+
 typedef struct {
   uint32_t size_bytes; /* sizeof(AthanorSessionOptions) */
   int32_t threads;     /* that a run uses, the calling one included; 0: athanor_usable_cores() */
@@ -207,7 +212,7 @@ typedef struct {
   void *parallel_for_user;         /* its first argument */
   /* Of a model for a GPU: */
   int32_t device;   /* which GPU, counted by the driver from 0 */
-  int32_t reserved; /* 0 */
+  uint32_t flags;   /* ATHANOR_SESSION_* */
   void *stream;     /* a CUstream of that device's primary context; NULL: one of the session's own */
 } AthanorSessionOptions;
 
@@ -246,6 +251,22 @@ ATHANOR_API AthanorStatus athanor_session_output_shapes(AthanorSession *session,
 ATHANOR_API AthanorStatus athanor_session_run(AthanorSession *session, const DLTensor *inputs,
                                               int32_t num_inputs, DLTensor *outputs,
                                               int32_t num_outputs);
+
+/* What a model for a GPU runs on. */
+typedef struct {
+  uint32_t size_bytes; /* sizeof(AthanorDeviceInfo), set by the caller */
+  int32_t device;      /* counted from 0 */
+  int32_t capability;  /* 90 of 9.0 */
+  int32_t multiprocessors;
+  int32_t clock_khz, memory_clock_khz; /* the highest */
+  int32_t memory_bus_bits;
+  int32_t l2_bytes;
+  uint64_t memory_bytes;
+  char name[128];
+} AthanorDeviceInfo;
+/* Errors: ARGUMENT for a model for the CPU. */
+ATHANOR_API AthanorStatus athanor_session_device_info(const AthanorSession *session,
+                                                      AthanorDeviceInfo *info);
 
 /* ---- Tensors on a device ---------------------------------------------------------------------- */
 

@@ -152,6 +152,7 @@ struct Options {
   void *parallel_for_user = nullptr;
   int32_t device = 0;      // of a model for a GPU
   void *stream = nullptr;  // of that device; null: one of the session's own
+  uint32_t flags = 0;      // ATHANOR_SESSION_*
 };
 
 class Session {
@@ -161,7 +162,7 @@ class Session {
     AthanorSession *session = nullptr;
     const AthanorSessionOptions given{sizeof(AthanorSessionOptions), options.threads,
                                       options.spin_us, options.parallel_for,
-                                      options.parallel_for_user, options.device, 0,
+                                      options.parallel_for_user, options.device, options.flags,
                                       options.stream};
     check(athanor_session_create(model.get(), &given, &session));
     session_.reset(session);

@@ -27,6 +27,7 @@ typedef struct {
 typedef int (*AthanorTask)(int task_id, AthanorGroup *group, void *closure);
 
 typedef struct AthanorRun AthanorRun;
+struct AthanorEvents;
 
 /* What the loader gives an artifact; the table outlives the artifact. */
 typedef struct {
@@ -60,6 +61,9 @@ typedef struct {
   /* As run_alloc and run_free, of device memory. */
   void *(*device_alloc)(AthanorRun *run, uint64_t size_bytes);
   void (*device_free)(AthanorRun *run, void *pointer);
+  /* Of a profiled run: before a step on the device, with NULL, and behind it, with what it did; the
+   * times are filled in at the run's end. */
+  int (*device_mark)(AthanorRun *run, struct AthanorEvents *events, const AthanorEvent *ended);
 } AthanorServices;
 
 /* One run: all pointers stay valid until `run` returns. */
@@ -106,7 +110,7 @@ typedef struct {
 #define ATHANOR_DESCRIPTOR_SYMBOL "athanor_descriptor"
 
 /* Where a profiled run writes its events. */
-typedef struct {
+typedef struct AthanorEvents {
   int64_t (*now_ns)(void);
   AthanorEvent *events;
   uint64_t capacity, count; /* count goes on past the capacity */
@@ -138,6 +142,9 @@ typedef struct {
   const AthanorImage *images;
   const AthanorDeviceFunction *functions;
   const uint8_t *inputs_on_host, *outputs_on_host; /* one byte each: 1 on the host */
+  /* NULL where a run only queues work, the same for equal symbols and addresses: a CUDA graph may
+   * do it again. Else a sentence. */
+  const char *why_not_captured;
 } AthanorDeviceDescriptor;
 
 /* The file: [ELF shared object][zeros to a page][weights][metadata JSON][AthanorFooter].

@@ -39,6 +39,10 @@ static void service_device_free(AthanorRun *run, void *pointer) {
   ath_session_device_free(run->session, pointer);
 }
 
+static int service_device_mark(AthanorRun *run, AthanorEvents *events, const AthanorEvent *ended) {
+  return ath_session_mark(run->session, events, ended);
+}
+
 static const AthanorServices services = {
     .abi_version = ATHANOR_ABI_VERSION,
     .size_bytes = sizeof(AthanorServices),
@@ -53,6 +57,7 @@ static const AthanorServices services = {
     .device_copy = service_device_copy,
     .device_alloc = service_device_alloc,
     .device_free = service_device_free,
+    .device_mark = service_device_mark,
 };
 
 const AthanorServices *ath_services(void) { return &services; }

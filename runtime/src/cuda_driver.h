@@ -35,6 +35,10 @@ typedef uintptr_t CudaPointer;            /* of device memory */
   X(stream_create, cuStreamCreate, (CudaHandle *stream, unsigned flags))                           \
   X(stream_destroy, cuStreamDestroy_v2, (CudaHandle stream))                                       \
   X(stream_wait, cuStreamSynchronize, (CudaHandle stream))                                         \
+  X(device_name, cuDeviceGetName, (char *name, int size, int device))                              \
+  X(device_memory, cuDeviceTotalMem_v2, (size_t *size_bytes, int device))                          \
+  X(memory_info, cuMemGetInfo_v2, (size_t *free_bytes, size_t *size_bytes))                        \
+  X(launch_host, cuLaunchHostFunc, (CudaHandle stream, void (*function)(void *), void *user))      \
   X(stream_wait_event, cuStreamWaitEvent,                                                          \
     (CudaHandle stream, CudaHandle event, unsigned flags))                                         \
   X(event_create, cuEventCreate, (CudaHandle *event, unsigned flags))                              \
@@ -62,6 +66,9 @@ typedef struct {
 
 /* The driver, opened and started by the first call of the process; NULL with an error text. */
 const AthCudaDriver *ath_cuda_driver(void);
+
+/* Device memory, at least a byte; the error tells how much was wanted and how much there is. */
+AthanorStatus ath_cuda_alloc(CudaPointer *pointer, uint64_t size_bytes, const char *what);
 
 /* ATHANOR_ERROR_MEMORY or `status`, with a text: what failed, and the driver's words. 0 is OK. */
 AthanorStatus ath_cuda_check(CudaResult result, AthanorStatus status, const char *what);

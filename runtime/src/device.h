@@ -56,6 +56,10 @@ AthanorStatus ath_result_read(AthResult *result, void *target, uint64_t size_byt
 /* From any thread. */
 void ath_result_release(AthResult *result);
 
+/* device_graph.c, device_timer.c */
+typedef struct AthDeviceGraph AthDeviceGraph;
+typedef struct AthDeviceTimer AthDeviceTimer;
+
 /* device_session.c */
 typedef struct AthDeviceBlock AthDeviceBlock;
 typedef struct AthDeviceSession {
@@ -69,6 +73,9 @@ typedef struct AthDeviceSession {
   AthBuffer *host_inputs;            /* of those that the caller has on the device, wanted here */
   AthDeviceBlock *blocks;            /* of values whose size the run tells */
   AthResultPool *results;            /* NULL until a run makes tensors */
+  AthDeviceGraph *graph;             /* NULL: runs are not captured */
+  AthDeviceTimer *timer;             /* NULL until a run is profiled */
+  bool has_run;                      /* so that the driver has loaded every kernel */
   bool is_queued;                    /* the last run returned before its work was done */
 } AthDeviceSession;
 
@@ -80,6 +87,26 @@ AthanorStatus ath_device_reserve(AthDeviceSession *device, AthDeviceBuffer *buff
 AthanorStatus ath_device_copy(AthDeviceSession *device, void *target, const void *source,
                               uint64_t size_bytes);
 AthanorStatus ath_device_wait(AthDeviceSession *device);
+
+/* device_timer.c: times of steps on the device. A gate holds the stream back until all is queued, so
+ * that no step waits for the host; what waits for the device opens it. */
+AthanorStatus ath_timer_start(AthDeviceSession *device);
+/* ended: NULL where a step begins, else what it did, to be added to `events`. */
+AthanorStatus ath_timer_mark(AthDeviceSession *device, AthanorEvents *events,
+                             const AthanorEvent *ended);
+/* Waits, and fills in the times of the events and of the whole run. */
+AthanorStatus ath_timer_finish(AthDeviceSession *device, AthanorEvents *events,
+                               AthanorEvent *whole);
+void ath_timer_free(AthDeviceSession *device);
+void ath_device_open_gate(AthDeviceSession *device);
+void ath_device_count_launch(AthDeviceSession *device);
+
+/* device_graph.c */
+AthanorStatus ath_graph_create(AthDeviceSession *device, const AthanorModel *model);
+/* The run as a graph, captured where there is none for its symbols and memory. 0, or an error with
+ * its text. */
+int ath_graph_run(AthDeviceSession *device, const AthanorModel *model, AthanorRun *run);
+void ath_graph_free(AthDeviceSession *device);
 
 /* The services of a run. */
 int ath_device_launch(AthDeviceSession *device, const AthanorModel *model, uint32_t function,

@@ -87,8 +87,7 @@ static AthanorStatus upload_weights(const AthanorModel *model, AthDeviceModel *l
   const AthCudaDriver *cuda = ath_cuda_driver();
   const uint64_t size_bytes = model->footer.weights_bytes;
   if (!size_bytes) return ATHANOR_OK;
-  AthanorStatus status = ath_cuda_check(cuda->memory_alloc(&loaded->weights, size_bytes),
-                                        ATHANOR_ERROR_MEMORY, "device memory for the weights");
+  AthanorStatus status = ath_cuda_alloc(&loaded->weights, size_bytes, "the weights");
   if (!status)
     status = ath_cuda_check(
         cuda->copy(loaded->weights, (CudaPointer)model->weights, size_bytes, NULL),

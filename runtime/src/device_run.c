@@ -14,7 +14,7 @@ AthanorStatus ath_device_stage_input(AthanorSession *session, int32_t index, con
   uint64_t size_bytes = 0;
   ath_size_bytes(tensor->shape, tensor->ndim, ath_itemsize(spec->dtype), &size_bytes);
   session->input_data[index] = data;
-  if (is_on_device(tensor) == !on_host) return ATHANOR_OK;
+  if (on_host ? !is_on_device(tensor) : is_on_device(tensor) && !device->graph) return ATHANOR_OK;
   if (on_host) {
     AthBuffer *buffer = &device->host_inputs[index];
     if (!ath_buffer_reserve(buffer, size_bytes))
@@ -50,7 +50,7 @@ static AthanorStatus own_output(AthanorSession *session, int32_t index, uint64_t
 AthanorStatus ath_device_place_output(AthanorSession *session, int32_t index,
                                       const DLTensor *tensor, void *data, uint64_t size_bytes) {
   const bool on_host = ath_device_descriptor(session->model)->outputs_on_host[index];
-  if (data && is_on_device(tensor) != on_host) {
+  if (data && is_on_device(tensor) != on_host && !session->device->graph) {
     session->output_data[index] = data;
     return ATHANOR_OK;
   }
@@ -68,6 +68,25 @@ AthanorStatus ath_device_reserve_arenas(AthanorSession *session) {
                     (unsigned long long)session->arena_bytes[1]);
   return ath_device_reserve(device, &device->arena, session->arena_bytes[0],
                             "intermediate results");
+}
+
+AthanorStatus ath_device_reserve_places(AthanorSession *session) {
+  AthDeviceSession *device = session->device;
+  const AthanorDescriptor *d = session->model->descriptor;
+  AthanorStatus status = ATHANOR_OK;
+  uint64_t size_bytes = 0;
+  for (int32_t i = 0; !status && i < d->num_inputs; i++) {
+    const AthanorTensorSpec *spec = athanor_input(session->model, i);
+    if (ath_size_bytes(spec->shape, spec->ndim, ath_itemsize(spec->dtype), &size_bytes))
+      status = ath_device_reserve(device, &device->inputs[i], size_bytes, spec->name);
+  }
+  for (int32_t i = 0; !status && i < d->num_outputs; i++) {
+    const AthanorTensorSpec *spec = athanor_output(session->model, i);
+    if (ath_size_bytes(ath_output_shape(session, i), spec->ndim, ath_itemsize(spec->dtype),
+                       &size_bytes))
+      status = ath_device_reserve(device, &device->outputs[i], size_bytes, spec->name);
+  }
+  return status;
 }
 
 /* Brings one output to the caller; *waits: whether the host reads it. */
@@ -140,6 +159,10 @@ int ath_session_copy(AthanorSession *session, void *target, const void *source,
 
 void *ath_session_device_alloc(AthanorSession *session, uint64_t size_bytes) {
   return ath_device_block_alloc(session->device, size_bytes);
+}
+
+int ath_session_mark(AthanorSession *session, AthanorEvents *events, const AthanorEvent *ended) {
+  return ath_timer_mark(session->device, events, ended) ? -1 : 0;
 }
 
 void ath_session_device_free(AthanorSession *session, void *pointer) {

@@ -37,6 +37,12 @@ AthanorStatus ath_device_session_create(AthanorModel *model, const AthanorSessio
     if (device->owns_stream)
       status = ath_cuda_check(device->driver->stream_create(&device->stream, NON_BLOCKING),
                               ATHANOR_ERROR_MACHINE, "making a stream");
+    if (!status && options->flags & ATHANOR_SESSION_CUDA_GRAPH)
+      status = ath_graph_create(device, model);
+    if (status) {
+      ath_graph_free(device);
+      if (device->owns_stream && device->stream) device->driver->stream_destroy(device->stream);
+    }
   }
   ath_cuda_driver()->context_pop(&popped);
   if (status) {
@@ -56,6 +62,8 @@ void ath_device_session_close(AthanorModel *model, AthDeviceSession *device) {
   cuda->stream_wait(device->stream);
   ath_device_block_free_all(device);
   ath_result_pool_close(device->results);
+  ath_graph_free(device);
+  ath_timer_free(device);
   for (int32_t i = 0; i < d->num_inputs + d->num_outputs; i++)
     if (device->inputs[i].data) cuda->memory_free(device->inputs[i].data);
   for (int32_t i = 0; i < d->num_inputs; i++) ath_buffer_free(&device->host_inputs[i]);
@@ -76,12 +84,8 @@ AthanorStatus ath_device_reserve(AthDeviceSession *device, AthDeviceBuffer *buff
     device->driver->memory_free(buffer->data);
   }
   *buffer = (AthDeviceBuffer){0};
-  char text[160];
-  snprintf(text, sizeof text, "taking %llu bytes of device memory for %s",
-           (unsigned long long)size_bytes, what);
-  const AthanorStatus status = ath_cuda_check(
-      device->driver->memory_alloc(&buffer->data, size_bytes ? size_bytes : 1),
-      ATHANOR_ERROR_MEMORY, text);
+  ath_device_open_gate(device);
+  const AthanorStatus status = ath_cuda_alloc(&buffer->data, size_bytes, what);
   if (!status) buffer->capacity_bytes = size_bytes;
   return status;
 }
@@ -89,12 +93,14 @@ AthanorStatus ath_device_reserve(AthDeviceSession *device, AthDeviceBuffer *buff
 AthanorStatus ath_device_copy(AthDeviceSession *device, void *target, const void *source,
                               uint64_t size_bytes) {
   if (!size_bytes || target == source) return ATHANOR_OK;
+  ath_device_open_gate(device);
   return ath_cuda_check(device->driver->copy((CudaPointer)target, (CudaPointer)source, size_bytes,
                                              device->stream),
                         ATHANOR_ERROR_RUN, "copying between host and device");
 }
 
 AthanorStatus ath_device_wait(AthDeviceSession *device) {
+  ath_device_open_gate(device);
   return ath_cuda_check(device->driver->stream_wait(device->stream), ATHANOR_ERROR_RUN,
                         "running the model on the device");
 }
@@ -110,6 +116,7 @@ int ath_device_launch(AthDeviceSession *device, const AthanorModel *model, uint3
       return -1;
     }
   }
+  ath_device_count_launch(device);
   const CudaResult result = device->driver->launch(
       device->loaded->functions[function], (unsigned)extents[0], (unsigned)extents[1],
       (unsigned)extents[2], (unsigned)extents[3], (unsigned)extents[4], (unsigned)extents[5],
@@ -134,6 +141,7 @@ void *ath_device_block_alloc(AthDeviceSession *device, uint64_t size_bytes) {
 void ath_device_block_free(AthDeviceSession *device, void *pointer) {
   for (AthDeviceBlock **at = &device->blocks; *at; at = &(*at)->next)
     if ((*at)->data == (CudaPointer)pointer) {
+      ath_device_open_gate(device);
       AthDeviceBlock *block = *at;
       *at = block->next;
       device->driver->memory_free(block->data); /* which waits for the device */

@@ -132,6 +132,7 @@ int ath_session_launch(AthanorSession *session, uint32_t function, const int64_t
 int ath_session_copy(AthanorSession *session, void *target, const void *source,
                      uint64_t size_bytes, int to_host);
 void *ath_session_device_alloc(AthanorSession *session, uint64_t size_bytes);
+int ath_session_mark(AthanorSession *session, AthanorEvents *events, const AthanorEvent *ended);
 void ath_session_device_free(AthanorSession *session, void *pointer);
 /* The blocks that its run has allocated. */
 AthBlock **ath_session_blocks(AthanorSession *session);

@@ -7,7 +7,6 @@
  * be gone by then: memory used there goes back to the driver, which waits for the device. */
 #include "device.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #define NO_TIMING 2 /* of CUevent_flags */
@@ -126,17 +125,13 @@ AthanorStatus ath_result_take(AthResultPool *pool, uint64_t size_bytes, const ch
     return status;
   }
   CudaPointer data = 0;
-  CudaResult code = cuda->memory_alloc(&data, size_bytes ? size_bytes : 1);
-  if (code) { /* once more without what is kept */
+  AthanorStatus status = ath_cuda_alloc(&data, size_bytes, what);
+  if (status) { /* once more without what is kept */
     pthread_mutex_lock(&pool->lock);
     destroy_free(pool);
     pthread_mutex_unlock(&pool->lock);
-    code = cuda->memory_alloc(&data, size_bytes ? size_bytes : 1);
+    status = ath_cuda_alloc(&data, size_bytes, what);
   }
-  char text[160];
-  snprintf(text, sizeof text, "taking %llu bytes of device memory for %s",
-           (unsigned long long)size_bytes, what);
-  AthanorStatus status = ath_cuda_check(code, ATHANOR_ERROR_MEMORY, text);
   if (status) return status;
   status = add(pool, data, size_bytes, made);
   if (status) cuda->memory_free(data);

@@ -165,12 +165,18 @@ static const AthanorProfilingDescriptor *profiling(const AthanorModel *model) {
 }
 
 /* The model's run function, or the one that times steps, whose first event is the whole run. */
-static int call(const AthanorModel *model, AthanorRun *run, AthanorEvents *events) {
+static int call(AthanorSession *session, AthanorRun *run, AthanorEvents *events) {
+  const AthanorModel *model = session->model;
+  AthDeviceSession *device = session->device;
+  if (!events && device && device->graph) return ath_graph_run(device, model, run);
   if (!events) return model->descriptor->run(run);
+  if (device && ath_timer_start(device)) return -1;
   AthanorEvent whole = {.step = -1, .start_ns = now_ns()};
   events->count = 1;
-  const int result = profiling(model)->run_profiled(run, events);
+  int result = profiling(model)->run_profiled(run, events);
   whole.end_ns = now_ns();
+  if (device) ath_device_open_gate(device);
+  if (device && !result) result = ath_timer_finish(device, events, &whole) ? -1 : 0;
   if (events->capacity) events->events[0] = whole;
   return result;
 }
@@ -201,7 +207,7 @@ static AthanorStatus execute(AthanorSession *session, AthanorEvents *events) {
   const AthParallel *outer = ath_parallel;
   const size_t depth = ath_workspace_depth();
   ath_parallel = &session->parallel;
-  const int result = call(session->model, &run, events);
+  const int result = call(session, &run, events);
   ath_parallel = outer;
   ath_workspace_reset(depth);
   if (result || !session->makes_strings) ath_block_free_all(&session->blocks);
@@ -276,14 +282,16 @@ static AthanorStatus run_into_tensors(AthanorSession *session, const DLTensor *i
 
 /* The calling thread's context is left as it was. */
 static AthanorStatus run_on_device(AthanorSession *session, const DLTensor *inputs,
-                                   DLTensor *outputs, AthanorTensor **tensors) {
-  const AthDeviceSession *device = session->device;
+                                   DLTensor *outputs, AthanorTensor **tensors,
+                                   AthanorEvents *events) {
+  AthDeviceSession *device = session->device;
   CudaHandle popped;
   AthanorStatus status = ath_cuda_check(device->driver->context_push(device->loaded->context),
                                         ATHANOR_ERROR_RUN, "using the device");
   if (status) return status;
   status = tensors ? run_into_tensors(session, inputs, tensors)
-                   : run(session, inputs, outputs, NULL);
+                   : run(session, inputs, outputs, events);
+  device->has_run |= !status;
   /* Nothing of a failed run may still be reading the caller's memory. */
   if (status) device->driver->stream_wait(device->stream);
   if (status && tensors) release_all(tensors, session->model->descriptor->num_outputs);
@@ -326,7 +334,7 @@ static AthanorStatus enter_and_run(AthanorSession *session, const DLTensor *inpu
   if (!status && events && !profiling(session->model))
     status = ath_fail(ATHANOR_ERROR_ARGUMENT, "%s was not compiled for profiling",
                       session->model->path);
-  if (!status) status = session->device ? run_on_device(session, inputs, outputs, NULL)
+  if (!status) status = session->device ? run_on_device(session, inputs, outputs, NULL, events)
                                         : run(session, inputs, outputs, events);
   atomic_store(&session->busy, 0);
   return status;
@@ -351,7 +359,7 @@ AthanorStatus athanor_session_run_tensors(AthanorSession *session, const DLTenso
   if (!status) status = check_counts(session, inputs, num_inputs, &unused, num_outputs);
   if (!status) {
     for (int32_t i = 0; i < num_outputs; i++) outputs[i] = NULL;
-    status = run_on_device(session, inputs, NULL, outputs);
+    status = run_on_device(session, inputs, NULL, outputs, NULL);
   }
   atomic_store(&session->busy, 0);
   return status;

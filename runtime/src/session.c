@@ -16,6 +16,7 @@ static AthanorStatus take_memory(AthanorSession *session) {
                           ATHANOR_ERROR_RUN, "using the device");
   if (status) return status;
   status = ath_device_reserve_arenas(session);
+  if (!status && device->graph) status = ath_device_reserve_places(session);
   device->driver->context_pop(&popped);
   return status;
 }
@@ -40,6 +41,12 @@ AthanorStatus athanor_session_create(AthanorModel *model, const AthanorSessionOp
   if (options->threads < 0 || options->threads > MAX_THREADS)
     return ath_fail(ATHANOR_ERROR_ARGUMENT, "threads is %d, expected 0 to %d", options->threads,
                     MAX_THREADS);
+  if (options->flags & ~ATHANOR_SESSION_CUDA_GRAPH)
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "options.flags is %u, which this version does not know",
+                    options->flags);
+  if (options->flags && !ath_device_descriptor(model))
+    return ath_fail(ATHANOR_ERROR_ARGUMENT, "%s is for the CPU, which has no CUDA graphs",
+                    model->path);
   const AthanorDescriptor *d = model->descriptor;
   const size_t inputs = (size_t)d->num_inputs, outputs = (size_t)d->num_outputs;
   const size_t symbols = (size_t)d->num_symbols, dims = outputs * (size_t)d->max_output_ndim;

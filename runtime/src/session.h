@@ -38,6 +38,8 @@ AthanorStatus ath_device_place_output(AthanorSession *session, int32_t index,
                                       const DLTensor *tensor, void *data, uint64_t size_bytes);
 /* Memory of an output whose size the run has told. */
 void *ath_device_late_output(AthanorSession *session, int32_t index, uint64_t size_bytes);
+/* Takes the memory of all inputs and outputs on the device, of fixed shapes; for CUDA graphs. */
+AthanorStatus ath_device_reserve_places(AthanorSession *session);
 /* Takes both arenas. */
 AthanorStatus ath_device_reserve_arenas(AthanorSession *session);
 /* Copies outputs to where the caller wants them, fills in those without memory, and waits unless

@@ -59,7 +59,7 @@ def test_a_profile_leaves_earlier_results_alone(dense):
 def test_a_recorder_grows_with_the_events(dense):
     recorder = EventRecorder()
     recorder._room = recorder._room[:1]  # room for the whole run's event alone
-    dense._execute([np.ones((ROWS, 64), np.float32)], recorder)
+    dense._execute([np.ones((ROWS, 64), np.float32)], recorder=recorder)
     (events,) = recorder.runs
     assert events["step"].tolist() == [-1, 0]
     assert (events["start_ns"] <= events["end_ns"]).all()
@@ -69,7 +69,7 @@ def test_the_library_refuses_an_ordinary_model(digits_artifact):
     model = athanor.load(digits_artifact, threads=1)
     recorder = EventRecorder()
     with pytest.raises(RunError, match="was not compiled for profiling"):
-        model._execute([np.zeros((1, 1, 8, 8), np.float32)], recorder)
+        model._execute([np.zeros((1, 1, 8, 8), np.float32)], recorder=recorder)
     assert not recorder.runs
     model.run({"image": np.zeros((1, 1, 8, 8), np.float32)})  # and stays usable
 

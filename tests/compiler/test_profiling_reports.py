@@ -41,7 +41,7 @@ def run(conv_ns, begin=0):
 @pytest.fixture
 def summary():
     profile = Profile(STEPS, [run(1000), run(900, 5000), run(800, 9000)])
-    return summarize(profile, KERNELS, LIMITS)
+    return summarize(profile, {"kernels": KERNELS}, LIMITS)
 
 
 def test_medians_sums_and_limits(summary):
@@ -63,7 +63,7 @@ def test_medians_sums_and_limits(summary):
 
 
 def test_without_limits_there_are_no_shares_of_them():
-    summary = summarize(Profile(STEPS, [run(1000)]), KERNELS, None)
+    summary = summarize(Profile(STEPS, [run(1000)]), {"kernels": KERNELS}, None)
     assert summary.of_limit is None
     assert all(row.of_limit is None and row.level is None for row in summary.rows)
     assert json.loads(json.dumps(summary.as_data()))["limits"] is None

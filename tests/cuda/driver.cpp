@@ -28,7 +28,7 @@ uint8_t *region;
 size_t used;                       // bytes of the region that were ever handed out
 std::map<size_t, size_t> live;     // offset -> size
 std::string broken;                // what a test should hear of
-int capability = 90, devices = 1, fails_with = 0, contexts = 0, events = 0;
+int capability = 90, devices = 1, fails_with = 0, contexts = 0, events = 0, graphs = 0;
 std::string fails_in;
 std::vector<std::string> log_lines;
 
@@ -130,6 +130,7 @@ API int64_t fake_allocated() {
 }
 API int fake_contexts() { return contexts; }
 API int fake_events() { return events; }
+API int fake_graphs() { return graphs; }
 
 API Result cuInit(unsigned) {
   ENTER("cuInit");
@@ -155,7 +156,16 @@ API Result cuDeviceGet(int *device, int ordinal) {
   return *device = ordinal, entered("cuDeviceGet");
 }
 API Result cuDeviceGetAttribute(int *value, int attribute, int) {
-  *value = attribute == 75 ? capability / 10 : capability % 10;
+  switch (attribute) {
+    case 13: *value = 1000000; break;  // 1 GHz
+    case 16: *value = 10; break;       // multiprocessors
+    case 36: *value = 1000000; break;
+    case 37: *value = 1024; break;  // bits: 256 GB/s
+    case 38: *value = 1 << 20; break;
+    case 75: *value = capability / 10; break;
+    case 76: *value = capability % 10; break;
+    default: broken = "a device attribute that nobody knows", *value = 0;
+  }
   return 0;
 }
 API Result cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -177,6 +187,8 @@ API int fake_depth() { return depth; }
 API Result cuMemAlloc_v2(uintptr_t *pointer, size_t size) {
   ENTER("cuMemAlloc_v2");
   if (depth <= 0 && broken.empty()) broken = "memory without a current context";
+  for (Stream *stream : streams)
+    if (stream->captures && broken.empty()) broken = "memory taken while a graph is captured";
   if (!size) return 1;
   size_t offset = 0;  // the first hole that is large enough
   for (auto &[start, length] : live) {
@@ -212,7 +224,8 @@ API Result cuMemcpyAsync(uintptr_t target, uintptr_t source, size_t size, void *
     enqueue(of(stream), [=] { clock_ms += 0.1, memcpy((void *)target, (void *)source, size); });
     return 0;
   }
-  // Pageable memory is read at once.
+  // Pageable memory is read at once; a graph would read it again each time.
+  if (of(stream)->captures && broken.empty()) broken = "a copy from the host in a graph";
   auto data = std::make_shared<std::vector<uint8_t>>((uint8_t *)source, (uint8_t *)source + size);
   Stream *s = of(stream);
   if (s->captures)  // a graph reads the host's memory each time
@@ -276,6 +289,21 @@ API Result cuStreamDestroy_v2(void *stream) {
   streams.erase(std::find(streams.begin(), streams.end(), of(stream)));
   return delete of(stream), 0;
 }
+API Result cuDeviceGetName(char *name, int size, int) {
+  return snprintf(name, size_t(size), "test device"), 0;
+}
+API Result cuDeviceTotalMem_v2(size_t *size, int) { return *size = kRegion, 0; }
+API Result cuMemGetInfo_v2(size_t *free_bytes, size_t *size) {
+  *size = kRegion, *free_bytes = kRegion;
+  for (auto &[offset, length] : live) *free_bytes -= length;
+  return 0;
+}
+API Result cuLaunchHostFunc(void *stream, void (*function)(void *), void *user) {
+  ENTER("cuLaunchHostFunc");
+  log_lines.push_back("host function");
+  enqueue(of(stream), [=] { function(user); });
+  return 0;
+}
 API Result cuStreamWaitEvent(void *stream, void *event, unsigned) {
   ENTER("cuStreamWaitEvent");
   char text[96];
@@ -320,6 +348,7 @@ API Result cuEventElapsedTime(float *milliseconds, void *start, void *end) {
 API Result cuStreamSynchronize(void *stream) {
   ENTER("cuStreamSynchronize");
   log_lines.push_back("wait");
+  if (of(stream)->captures) return 900;
   drain(of(stream));
   return broken.empty() ? 0 : 700;
 }
@@ -356,22 +385,28 @@ API Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz,
 }
 
 API Result cuStreamBeginCapture_v2(void *stream, int) {
+  ENTER("cuStreamBeginCapture_v2");
+  if (uintptr_t(stream) <= 1 || of(stream)->captures) return 900;
   of(stream)->captures = new Graph;
   return 0;
 }
 API Result cuStreamEndCapture(void *stream, void **graph) {
+  log_lines.push_back("captured " + std::to_string(of(stream)->captures->work.size()));
   *graph = of(stream)->captures;
   of(stream)->captures = nullptr;
   return 0;
 }
 API Result cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long) {
+  ENTER("cuGraphInstantiateWithFlags");
+  graphs++;
   *executable = new Graph(*static_cast<Graph *>(graph));
   return 0;
 }
 API Result cuGraphLaunch(void *executable, void *stream) {
+  ENTER("cuGraphLaunch");
   log_lines.push_back("graph");
   for (auto &work : static_cast<Graph *>(executable)->work) of(stream)->work.push_back(work);
   return 0;
 }
-API Result cuGraphExecDestroy(void *executable) { return delete static_cast<Graph *>(executable), 0; }
+API Result cuGraphExecDestroy(void *executable) { return graphs--, delete static_cast<Graph *>(executable), 0; }
 API Result cuGraphDestroy(void *graph) { return delete static_cast<Graph *>(graph), 0; }
