@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tvm import relax, te, tirx
-from tvm.ir import Call, Expr
+from tvm.ir import Call, Expr, Op
 
 from athanor.schedules.compute import layer_norm, softmax
+from athanor.schedules.compute.conv2d_channels_last import conv2d_channels_last
 
 LegalizeFunction = Callable[[relax.BlockBuilder, Call], Expr]
 
@@ -96,10 +97,38 @@ def _hyperbolic(odd: bool, hint: str) -> LegalizeFunction:
     return legalize
 
 
+def _conv2d(builder: relax.BlockBuilder, call: Call) -> Expr:
+    attrs = call.attrs
+    if attrs.data_layout != "NHWC" or attrs.kernel_layout != "OHWI":
+        return Op.get("relax.nn.conv2d").get_attr("FLegalize")(builder, call)
+    strides, padding, dilation = (
+        tuple(int(number) for number in getattr(attrs, name))
+        for name in ("strides", "padding", "dilation")
+    )
+
+    def compute(data: te.Tensor, weight: te.Tensor) -> te.Tensor:
+        return conv2d_channels_last(
+            data,
+            weight,
+            strides=strides,  # pyright: ignore[reportArgumentType]
+            padding=padding,  # pyright: ignore[reportArgumentType]
+            dilation=dilation,  # pyright: ignore[reportArgumentType]
+            groups=int(attrs.groups),
+            out_dtype=str(attrs.out_dtype or call.ty.dtype),
+        )
+
+    # What follows may be fused into it: kOutEWiseFusable, which TVM does not see by itself.
+    attributes = {"op_pattern": 4}
+    return builder.call_te(
+        compute, *call.args, primfunc_name_hint="conv2d", primfunc_attrs=attributes
+    )
+
+
 LEGALIZE: dict[str, LegalizeFunction] = {
     "relax.cosh": _hyperbolic(False, "cosh"),
     "relax.nn.group_norm": _group_norm,
     "relax.nn.instance_norm": _instance_norm,
+    "relax.nn.conv2d": _conv2d,
     "relax.nn.layer_norm": _layer_norm,
     "relax.nn.log_softmax": _softmax(softmax.log_softmax, "log_softmax"),
     "relax.nn.rms_norm": _rms_norm,

@@ -10,6 +10,7 @@ from athanor.compiler.choices import Choices
 from athanor.compiler.legalize import LEGALIZE
 from athanor.compiler.passes.arrange_products import ArrangeProducts
 from athanor.compiler.passes.block_layouts import BlockLayouts
+from athanor.compiler.passes.channels_last import ChannelsLast
 from athanor.compiler.passes.fold_channel_affine import FoldChannelAffine
 from athanor.compiler.passes.fold_constants import FoldConstants
 from athanor.compiler.passes.fuse_attention import FuseAttention
@@ -76,7 +77,7 @@ def _cpu_layouts(
 
 def _gpu_products(gpu: GPUSpec) -> list[tvm.transform.Pass]:
     narrow = [NarrowProducts(gpu.narrow)] if gpu.narrow else []
-    return [*narrow, ArrangeProducts()]
+    return [*narrow, ChannelsLast(), FoldConstants(), ArrangeProducts()]
 
 
 def run_graph_passes(

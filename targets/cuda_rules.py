@@ -8,6 +8,7 @@ from tvm import tirx
 
 from athanor.schedules.rule import ScheduleRule, ScheduleWarning
 from athanor.schedules.rules.cuda_by_hand import CUDAByHand
+from athanor.schedules.rules.cuda_conv2d import CUDAConv2d
 from athanor.schedules.rules.cuda_fallback import CUDAFallback
 from athanor.schedules.rules.cuda_matmul import CUDAMatmul
 from athanor.schedules.rules.cuda_rows import CUDARows
@@ -15,7 +16,13 @@ from athanor.targets.cuda_codegen import lower_device_kernel
 from athanor.targets.device_kernel import DeviceKernel
 from athanor.targets.target import TargetSpec
 
-CUDA_RULES: tuple[ScheduleRule, ...] = (CUDAByHand(), CUDAMatmul(), CUDARows(), CUDAFallback())
+CUDA_RULES: tuple[ScheduleRule, ...] = (
+    CUDAByHand(),
+    CUDAMatmul(),
+    CUDAConv2d(),
+    CUDARows(),
+    CUDAFallback(),
+)
 """The first that takes a prim_func wins. What none takes runs on the host, by the CPU's rules: it
 has no loops that are surely parallel, and one thread of a GPU is slower than a processor and the
 copies to it and back."""
