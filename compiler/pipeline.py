@@ -55,7 +55,7 @@ def graph_passes(
         FoldConstants(),
         relax_transform.DeadCodeElimination(),
         # Phase 2: operators -> prim_funcs
-        LegalizeConcat(),
+        LegalizeConcat(target.gpu.access_bytes if target.gpu else 1),
         relax_transform.LegalizeOps(customize_legalize_map=LEGALIZE, skip_ops=VIEWS),
         # Phase 3: fusion
         relax_transform.AnnotateTIROpPattern(),

@@ -72,17 +72,21 @@ def rank_nan(value: tirx.Expr) -> tirx.Expr:
     So that ArgMax and ArgMin find the first NaN whatever the order, as NumPy's do.
     """
 
+    def is_nan(value: tirx.Expr) -> tirx.Expr:
+        wide = str(value.ty.dtype) == "bfloat16"  # of which TVM knows no isnan
+        return tirx.isnan(tirx.Cast("float32", value) if wide else value)
+
     def before(compare: tirx.Expr) -> tirx.Expr:
         a, b = compare.a, compare.b
         if "float" not in str(a.ty.dtype):
             return compare
-        return tirx.any(compare, tirx.all(tirx.isnan(a), tirx.Not(tirx.isnan(b))))
+        return tirx.any(compare, tirx.all(is_nan(a), tirx.Not(is_nan(b))))
 
     def same(compare: tirx.Expr) -> tirx.Expr:
         a, b = compare.a, compare.b
         if "float" not in str(a.ty.dtype):
             return compare
-        return tirx.any(compare, tirx.all(tirx.isnan(a), tirx.isnan(b)))
+        return tirx.any(compare, tirx.all(is_nan(a), is_nan(b)))
 
     visitors = [((tirx.GT, tirx.LT), before), (tirx.EQ, same)]
     return tvm_ffi.structural_map(value, visitors, order="post")

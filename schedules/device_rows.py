@@ -39,7 +39,7 @@ def row_kernel(func: tirx.PrimFunc, function: RowFunction, plan: RowPlan) -> tir
                 _in_parts(function, plan)
             else:
                 with RowThreads(function, plan) as threads:
-                    _Rows(function, plan, threads).emit()
+                    StageEmitter(function, plan, threads).emit()
     body = frame.get().body
     made = tirx.PrimFunc(func.params, body, func.ret_type, func.attrs)
     return made.with_attr({SCHEDULED: True})
@@ -51,7 +51,7 @@ def _in_parts(function: RowFunction, plan: RowPlan) -> None:
     shape = [plan.parts * plan.row_count(function)]
     scratch = [I.alloc_buffer(shape, str(start.ty.dtype)) for start in first.starts]
     with RowThreads(function, plan) as threads:
-        rows = _Rows(function, plan, threads)
+        rows = StageEmitter(function, plan, threads)
         accumulators = rows.reduction(first)
         place = threads.part * plan.row_count(function) + threads.row
         with threads.storing(once=True):
@@ -59,7 +59,7 @@ def _in_parts(function: RowFunction, plan: RowPlan) -> None:
                 I.buffer_store(buffer, accumulator[0], [place])
     last = plan.of_parts()
     with RowThreads(function, last) as threads:
-        rows = _Rows(function, last, threads)
+        rows = StageEmitter(function, last, threads)
         rows.collect(first, scratch, plan.parts)
         for stage in function.stages:
             rows.finish(stage) if stage is first else rows.stage(stage)
@@ -76,7 +76,7 @@ class _Kept:
 
 
 @dataclass
-class _Rows:
+class StageEmitter:
     """Emits the stages within the loops of `threads`."""
 
     function: RowFunction
@@ -316,9 +316,11 @@ class _Rows:
         return self.at(self.element_address(stage, buffer, indices), element)
 
     def at(self, address: tirx.Expr, element: tirx.Expr) -> tirx.Expr:
+        """An address in terms of `number`, for one element."""
         return replace_variables(address, [(self.number, element)])
 
     def find(self, buffer: tirx.Buffer, address: tirx.Expr) -> _Kept | None:
+        """The registers that an operand's elements are in."""
         for kept in self.kept:
             same = kept.buffer.same_as(buffer)
             if same and tvm_ffi.structural_equal(kept.address, address):
@@ -334,7 +336,9 @@ class _Rows:
         return self.threads.flat(buffer)
 
     def local(self, buffer: tirx.Buffer) -> Any:
+        """A register for one value of a buffer's type."""
         return I.alloc_buffer((1,), str(buffer.dtype), scope="local")
 
     def put(self, buffer: Any, value: tirx.Expr) -> None:
+        """Set such a register."""
         I.buffer_store(buffer, value, [i64(0)])

@@ -79,12 +79,7 @@ class RowThreads:
         self.flats: list[tuple[tirx.Buffer, Any]] = []
 
     def __enter__(self) -> RowThreads:
-        plan = self.plan
-
-        def bound(extent: Any, axis: str) -> Any:
-            loop = I.thread_binding(i64(0), i64(extent), thread=axis)
-            return self.stack.enter_context(loop)
-
+        plan, bound = self.plan, self.bound
         rows, count = plan.rows, blocks.constant(self.count)
         groups = tirx.floordiv(self.count + (rows - 1), i64(rows)) if count is None else None
         block = bound(-(-count // rows) if count is not None else groups, "blockIdx.x")
@@ -99,14 +94,22 @@ class RowThreads:
         self.exact = rows == 1 or (count is not None and count % rows == 0)
         self.own_row = block * rows + self.place
         self.row = self.own_row if self.exact else tirx.min(self.own_row, self.count - 1)
-        for buffer in self.parameters:
-            size = product(list(buffer.shape))
-            flat = I.decl_buffer((size,), str(buffer.dtype), data=buffer.data)
-            self.flats.append((buffer, flat))
+        self.flatten()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.stack.__exit__(*error)
+
+    def bound(self, extent: Any, axis: str) -> Any:
+        """A loop over blocks or threads."""
+        return self.stack.enter_context(I.thread_binding(i64(0), i64(extent), thread=axis))
+
+    def flatten(self) -> None:
+        """Declare the operands as tensors of one axis."""
+        for buffer in self.parameters:
+            size = product(list(buffer.shape))
+            flat = I.decl_buffer((size,), str(buffer.dtype), data=buffer.data)
+            self.flats.append((buffer, flat))
 
     def flat(self, buffer: tirx.Buffer) -> Any:
         """An operand as a tensor of one axis."""
@@ -122,7 +125,7 @@ class RowThreads:
         conditions = [] if self.exact else [self.own_row < self.count]
         if once and self.plan.threads > 1:
             conditions.append(self.thread.equal(i64(0)))
-        return _when(tirx.all(*conditions) if conditions else None)
+        return when(tirx.all(*conditions) if conditions else None)
 
     def over(self, count: int) -> AbstractContextManager[Any]:
         """Numbers up to `count` that are the thread's."""
@@ -133,7 +136,7 @@ class RowThreads:
                 rounds = -(-count // self.plan.threads)
                 turn = stack.enter_context(I.serial(i64(0), i64(rounds)))
                 number = turn * self.plan.threads + self.thread
-                stack.enter_context(_when(number < count if count % self.plan.threads else None))
+                stack.enter_context(when(number < count if count % self.plan.threads else None))
                 return number
 
             def __exit__(_self, *error: Any) -> None:
@@ -151,7 +154,7 @@ class RowThreads:
             with I.serial(i64(0), i64(count)) as turn:
                 chunk = self.part * count + turn
                 even = known % (step * plan.parts) == 0
-                with _when(None if even else self.element(chunk, 0) < length):
+                with when(None if even else self.element(chunk, 0) < length):
                     body(chunk)
             return
         whole = known // step if known is not None else tirx.floordiv(length, i64(step))
@@ -160,7 +163,7 @@ class RowThreads:
             with loop(i64(0), i64(whole)) as chunk:
                 body(chunk)
         if known is None or known % step:
-            with _when(self.element(i64(whole), 0) < length):
+            with when(self.element(i64(whole), 0) < length):
                 body(i64(whole))
 
     def bring_together(self, stage: Stage, accumulators: list[Any]) -> None:
@@ -203,7 +206,7 @@ class RowThreads:
         first = None
         if not self.plan.across:
             first = tirx.floormod(self.thread, i64(_WARP)).equal(i64(0))
-        with _when(first):
+        with when(first):
             for buffer, accumulator in zip(shared, accumulators, strict=True):
                 I.buffer_store(buffer, accumulator[0], [number * width + lane])
         for buffer, accumulator in zip(shared, accumulators, strict=True):
@@ -229,7 +232,7 @@ def put_together(accumulators: list[Any], values: list[Any]) -> None:
         I.buffer_store(accumulator, buffer[0], [i64(0)])
 
 
-def _when(condition: Any | None) -> AbstractContextManager[Any]:
+def when(condition: Any | None) -> AbstractContextManager[Any]:
     """The statements within, under a condition."""
     if condition is None:
         return nullcontext()

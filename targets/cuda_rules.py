@@ -9,9 +9,11 @@ from tvm import tirx
 from athanor.schedules.rule import ScheduleRule, ScheduleWarning
 from athanor.schedules.rules.cuda_by_hand import CUDAByHand
 from athanor.schedules.rules.cuda_conv2d import CUDAConv2d
+from athanor.schedules.rules.cuda_elementwise import CUDAElementwise
 from athanor.schedules.rules.cuda_fallback import CUDAFallback
 from athanor.schedules.rules.cuda_matmul import CUDAMatmul
 from athanor.schedules.rules.cuda_rows import CUDARows
+from athanor.schedules.rules.cuda_transpose import CUDATranspose
 from athanor.targets.cuda_codegen import lower_device_kernel
 from athanor.targets.device_kernel import DeviceKernel
 from athanor.targets.target import TargetSpec
@@ -21,6 +23,8 @@ CUDA_RULES: tuple[ScheduleRule, ...] = (
     CUDAMatmul(),
     CUDAConv2d(),
     CUDARows(),
+    CUDATranspose(),
+    CUDAElementwise(),
     CUDAFallback(),
 )
 """The first that takes a prim_func wins. What none takes runs on the host, by the CPU's rules: it

@@ -31,6 +31,9 @@ class GPUSpec:
     registers: int = 255
     """32-bit registers of one thread at most."""
 
+    access_bytes: int = 16
+    """What one thread loads or stores at once at most, at addresses that it divides."""
+
     @property
     def narrow(self) -> str | None:
         """The 16-bit type that products of a float32 model round to; None: they don't."""

@@ -41,7 +41,10 @@ def _chosen(value: tirx.Max | tirx.Min, better: tirx.Expr) -> tirx.Expr:
     if isinstance(value.a, tirx.FloatImm):  # no NaN, so that the other one is to be asked
         value = type(value)(value.b, value.a)
         better = value.a > value.b if isinstance(value, tirx.Max) else value.a < value.b
-    return tirx.Select(tirx.any(better, tirx.isnan(value.a)), value.a, value.b)
+    asked = value.a
+    if "bfloat16" in str(value.ty.dtype):  # TVM knows no isnan of it
+        asked = tirx.Cast(str(value.ty.dtype).replace("bfloat16", "float32"), asked)
+    return tirx.Select(tirx.any(better, tirx.isnan(asked)), value.a, value.b)
 
 
 def _may_be_nan(value: tirx.Max | tirx.Min) -> bool:

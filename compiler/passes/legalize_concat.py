@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import relax, te, tirx
 from tvm.ir import Call, Expr, IRModule
@@ -18,15 +20,24 @@ class LegalizeConcat:
 
     Where all axes before the concatenated one are 1, every part is one piece of the result: the
     program then lets the kernels that make the parts write there, and nothing is copied. Sizes
-    must be known, for offsets are. Just before LegalizeOps, which leaves `concat` alone.
+    must be known, for offsets are; they have to be multiples of `alignment` bytes, where kernels
+    load and store more than one element at once. Just before LegalizeOps, which leaves `concat`
+    alone.
     """
+
+    def __init__(self, alignment: int = 1) -> None:
+        self.alignment = alignment
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """Rewrite main."""
-        return _Rewriter(mod).run()
+        return _Rewriter(mod, self.alignment).run()
 
 
 class _Rewriter(GraphRewriter):
+    def __init__(self, mod: IRModule, alignment: int) -> None:
+        super().__init__(mod)
+        self.alignment = alignment
+
     def concerns(self, call: Call) -> bool:
         return op_name(call) == "relax.concat"
 
@@ -38,7 +49,10 @@ class _Rewriter(GraphRewriter):
             return None
         shapes = [static_shape(part) for part in parts.fields]
         if all(shape is not None and _leads(shape, axis) for shape in shapes):
-            return None
+            bits = tvm.DataType(str(parts.fields[0].ty.dtype)).bits
+            sizes = [math.prod(shape or ()) * max(8, bits) // 8 for shape in shapes]
+            if all(size % self.alignment == 0 for size in sizes[:-1]):
+                return None
         dims = list(old.ty.shape.values)
         made = self.call(
             lambda *tensors: _concatenate(tensors, axis % len(dims), dims),

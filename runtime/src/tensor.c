@@ -147,6 +147,10 @@ AthanorStatus ath_check_data(const char *kind, const AthanorTensorSpec *spec,
   if ((uintptr_t)*data % alignment)
     return ath_fail(ATHANOR_ERROR_INPUT, "%s '%s' is not aligned to its element of %zu bytes", kind,
                     spec->name, itemsize);
+  if (tensor->device.device_type == kDLCUDA && (uintptr_t)*data % 16) /* kernels read so much */
+    return ath_fail(ATHANOR_ERROR_INPUT,
+                    "%s '%s' is on a device and not aligned to 16 bytes: copy it first", kind,
+                    spec->name);
   return ATHANOR_OK;
 }
 

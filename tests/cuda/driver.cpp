@@ -379,7 +379,8 @@ API Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz,
     clock_ms += 1;
     std::vector<void *> pointers;
     for (auto &value : *data) pointers.push_back(&value);
-    if (f->run(pointers.data(), sizes.data(), shared)) broken = f->name + ": threads wait forever";
+    const int result = f->run(pointers.data(), sizes.data(), shared);
+    if (result) broken = f->name + (result == -2 ? ": misaligned access" : ": threads wait forever");
   });
   return 0;
 }

@@ -37,6 +37,14 @@ alignas(1024) static unsigned char buf_dyn_shmem[232448 + kGuard];
 static size_t shared_bytes;  // of those, what the launch asks for
 
 namespace emulation {
+static bool misaligned;
+}
+// What g++ calls at accesses that are not aligned to their type: a GPU takes them for errors.
+#define NOT_ALIGNED(name) \
+  extern "C" __attribute__((visibility("hidden"))) void name(void *, void *) { emulation::misaligned = true; }
+NOT_ALIGNED(__ubsan_handle_type_mismatch_v1)
+
+namespace emulation {
 enum State { kReady, kAtBlock, kAtWarp, kDone };
 struct Fiber {
   ucontext_t context;
@@ -125,6 +133,7 @@ static int run(void (*function)(void **), void **args, const unsigned *extents, 
   gridDim = {extents[0], extents[1], extents[2]};
   blockDim = {extents[3], extents[4], extents[5]};
   count = size_t(extents[3]) * extents[4] * extents[5];
+  misaligned = false;
   for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
       for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
@@ -140,7 +149,7 @@ static int run(void (*function)(void **), void **args, const unsigned *extents, 
           body(arguments);
         }
       }
-  return 0;
+  return misaligned ? -2 : 0;
 }
 template <typename T>
 T shuffle(T value, int source_lane) {

@@ -37,7 +37,14 @@ def emulated_image(source, architecture):
         with tempfile.TemporaryDirectory() as work:
             Path(work, "kernels.cpp").write_text(text)
             command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", "-fno-strict-aliasing"]
-            command += ["-ffp-contract=off", f"-I{HERE}", "kernels.cpp", "-o", "image.so"]
+            command += [
+                "-fsanitize=alignment",
+                "-ffp-contract=off",
+                f"-I{HERE}",
+                "kernels.cpp",
+                "-o",
+                "image.so",
+            ]
             done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{done.stderr[:4000]}\n{text[:8000]}"
             # Aside, then renamed: tests run in several processes.
