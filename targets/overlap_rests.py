@@ -44,16 +44,16 @@ def _overlapping(loop: tirx.For) -> tirx.For:
     if OVERLAP not in loop.annotations:
         return loop
     length, tile = (int(size) for size in loop.annotations[OVERLAP])
-    inner: list[tirx.Var] = []
+    inner: list[tirx.For] = []
 
     def see(each: tirx.For) -> None:
         if not isinstance(each.extent, tirx.IntImm) or int(each.extent) > 1:
-            inner.append(each.loop_var)
+            inner.append(each)
 
     tvm_ffi.structural_walk(loop.body, (tirx.For, see))
 
     def moved(realize: s_tir.SBlockRealize) -> s_tir.SBlockRealize:
-        return _moved(realize, inner, length, tile)
+        return _moved(realize, loop, inner, length, tile)
 
     body = tvm_ffi.structural_map(loop.body, (s_tir.SBlockRealize, moved))
     kept = {key: value for key, value in loop.annotations.items() if key != OVERLAP}
@@ -62,10 +62,15 @@ def _overlapping(loop: tirx.For) -> tirx.For:
 
 
 def _moved(
-    realize: s_tir.SBlockRealize, inner: list[tirx.Var], length: int, tile: int
+    realize: s_tir.SBlockRealize, loop: tirx.For, loops: list[tirx.For], length: int, tile: int
 ) -> s_tir.SBlockRealize:
-    """The block with whole tiles of the axis that has that length and is tiled inside and out."""
+    """The block with whole tiles of the axis that has that length and is tiled by `loop`.
+
+    loops: those inside of it.
+    """
     analyzer = Analyzer()
+    inner = [each.loop_var for each in loops]
+    several = not _is(loop.extent, 1)
     predicate = realize.predicate
     values = []
     for axis, value in zip(realize.block.iter_vars, realize.iter_values, strict=True):
@@ -76,8 +81,8 @@ def _moved(
         lanes = [variable for variable, factor in zip(inner, terms, strict=False) if int(factor)]
         begin = analyzer.simplify(terms[-1])
         outside = tirx.analysis.undefined_vars(begin)
-        if not lanes or not outside:
-            continue
+        if not lanes or not outside or (several and not _uses(begin, [loop.loop_var])):
+            continue  # another axis of the same length
         # Loops above may go on where the line has ended.
         conditions = [c for c in _conjuncts(predicate) if not _uses(c, [*lanes, *outside])]
         predicate = begin < length

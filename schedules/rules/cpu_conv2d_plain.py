@@ -33,7 +33,7 @@ class CPUConv2dPlain:
                 acc[channels, columns] = 0                      # registers
                 for input channel, kh, kw:
                     for channel (unrolled): acc[channel, :] += pad[columns] * weight[channel]
-                out[channels, columns] = epilogue(acc)
+                out[channels, columns] = epilogue(acc)          # tuned: of several rows
 
     For convolutions whose neighbours want no blocks and whose channels would leave much of one
     empty, and for what blocked layouts do not take: weights that are computed at run time,
@@ -104,28 +104,30 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
         _make_linear(sch, product, last)
     image, channel, *rows, column = sch.get_loops(last)
     width = blocks.constant(sch.get(column).extent)
-    tile = plain_tile(channels, width, math.prod(s or 1 for s in sizes[4:]), target)
+    steps = math.prod(s or 1 for s in sizes[4:])
+    tile = plain_tile(_channels_together(sch, product, target), width, steps, target)
     counts = [c for c in divisors(channels or 1) if c < target.vector_registers]
     together = decide(sch, "channels", sorted({*counts, tile.channels}), tile.channels)
     # Several vectors are one long vector to TVM.
     lanes = decide(sch, "columns", tile_columns(width, target), tile.columns)
     channel_tile, channel = sch.split(channel, [None, together])
+    inner = [channel]
     if rows:
         step, lane = sch.split(column, [None, lanes])
+        band, row = sch.split(rows[0], [None, decide(sch, "rows", *_tile_rows(sizes[2]))])
+        rows, inner = [band], [channel, row]
     else:  # a flat map has no rows to be tasks: some tiles of it are
         part, step, lane = sch.split(column, [None, max(1, (width or 0) // (lanes * TASKS)), lanes])
         rows = [part]
-    sch.reorder(image, *rows, step, channel_tile, channel, lane)
+    sch.reorder(image, *rows, step, channel_tile, *inner, lane)
     sch.compute_at(product, channel_tile, preserve_unit_loops=True)
-    *_, o, w, rc, kh, kw = sch.get_loops(product)
-    if len(sch.get(last).iter_vars) == 4:
-        *_, o, h, w, rc, kh, kw = sch.get_loops(product)
-        sch.reorder(h, o)
-    sch.reorder(rc, kh, kw, o, w)
+    *_, w, rc, kh, kw = sch.get_loops(product)
+    unrolled = sch.get_loops(product)[-4 - len(inner) : -4]
+    sch.reorder(rc, kh, kw, *unrolled, w)
     sch.vectorize(w)
     sch.vectorize(lane)
-    sch.unroll(o)
-    sch.unroll(channel)
+    for loop in (*unrolled, *inner):
+        sch.unroll(loop)
     if width is None:
         sch.annotate(step, HINT, 1)
     elif width % lanes:
@@ -136,9 +138,26 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
     if decide(sch, "parallel", (0, 1), int(large)):
         sch.parallel(task)
     init = sch.decompose_reduction(product, rc)
-    *_, init_channel, init_lane = sch.get_loops(init)
-    sch.unroll(init_channel)
+    *outer, init_lane = sch.get_loops(init)
+    for loop in outer[-len(inner) :]:
+        sch.unroll(loop)
     sch.vectorize(init_lane)
+
+
+def _channels_together(sch: s_tir.Schedule, product: SBlockRV, target: TargetSpec) -> int | None:
+    """Output channels that read the same input: a group's, where those are sums enough."""
+    channels = blocks.extents(sch, product)[1]
+    inputs = blocks.constant(sch.get(product).reads[0].source.shape[1])
+    depth = blocks.extents(sch, product)[4]
+    if channels is None or inputs is None or depth is None:
+        return channels
+    of_group = max(1, channels * depth // max(1, inputs))
+    return of_group if of_group >= target.fma_pipes * target.fma_latency else channels
+
+
+def _tile_rows(height: int | None) -> tuple[list[int], int]:
+    """Rows of a tile that a tuner may try: they share weights, but not the loads of pixels."""
+    return [rows for rows in (1, 2, 3, 4) if height is not None and height % rows == 0] or [1], 1
 
 
 def _is_linear(sch: s_tir.Schedule, product: SBlockRV) -> bool:

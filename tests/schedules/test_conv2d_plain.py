@@ -3,10 +3,14 @@ import pytest
 from tvm import tirx, topi
 
 from athanor.schedules.compute.conv2d import plan_conv2d
+from athanor.schedules.decisions import Decisions
 from athanor.schedules.plain_tile import plain_is_faster
+from athanor.schedules.rule import apply_decisions
 from athanor.schedules.rules.cpu_conv2d_plain import CPUConv2dPlain
+from athanor.targets.rules import CPU_RULES
 
 from .blocked import convolve
+from .kernel import Kernel
 from .scheduled import NATIVE, check, placeholder, prim_func, random
 
 CASES = [
@@ -44,6 +48,29 @@ def test_plain(case, symbolic):
     wanted = convolve(data, weight, (stride,) * 2, (padding,) * 4, (dilation,) * 2, groups)
     wanted = np.maximum(wanted + bias, 0)
     check(prim_func(inputs, [out]), "CPUConv2dPlain", [data, weight, bias], [wanted], sizes, 2e-5)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (12, 18), (9, 20)])  # rows as long as there are many
+def test_every_single_decision_computes_the_same(size):
+    data, weight = random(1, 8, *size), random(8, 2, 3, 3)
+    inputs = [placeholder("data", *data.shape), placeholder("weight", *weight.shape)]
+    func = prim_func(inputs, [topi.nn.group_conv2d_nchw(*inputs, 1, 1, 1, 4)])
+    wanted = convolve(data, weight, (1, 1), (1, 1, 1, 1), (1, 1), 4)
+    _, points = decided(func, ())
+    values = [point.value for point in points]
+    assert "rows" in [point.name for point in points]
+    for index, point in enumerate(points):
+        for value in point.candidates:
+            changed = [*values[:index], value, *values[index + 1 :]]
+            made = np.full(wanted.shape, 77, np.float32)
+            Kernel(decided(func, changed)[0].mod["main"])(data, weight, made)
+            np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-4, err_msg=str(changed))
+
+
+def decided(func, values):
+    """The schedule with these decisions, missing ones being the heuristic's."""
+    given = Decisions("CPUConv2dPlain", tuple(values))
+    return apply_decisions(CPU_RULES, func, NATIVE, given, repair=True)
 
 
 def test_transposed():
