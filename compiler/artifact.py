@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from athanor.compiler.write_aside import write_aside
 
@@ -17,12 +18,29 @@ WEIGHTS_SUFFIX = ".weights"
 """What is appended to an artifact's name for the file of weights beside it."""
 
 
+class Constant(NamedTuple):
+    """A constant of a compiled model, as the kernels read it."""
+
+    offset: int
+    """Of its first byte in the weights."""
+    dtype: str
+    elements: int
+
+
 class Artifact:
     """A compiled model. Its file is temporary until `save`; it goes when the object goes."""
 
-    def __init__(self, folder: tempfile.TemporaryDirectory, path: Path, metadata: dict) -> None:
+    def __init__(
+        self,
+        folder: tempfile.TemporaryDirectory,
+        path: Path,
+        metadata: dict,
+        constants: Sequence[Constant] = (),
+    ) -> None:
         self._folder = folder
         self._path = path
+        self.constants: tuple[Constant, ...] = tuple(constants)
+        """What the weights consist of, in order."""
         self.metadata: dict[str, Any] = metadata
         """Versions, hashes, target, inputs, outputs, kernels and sizes; the same JSON that
         `athanor inspect` prints."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from athanor.compiler.artifact import Artifact
+from athanor.compiler.artifact import Artifact, Constant
 from athanor.compiler.choices import Choices
 from athanor.compiler.device import describe_device, host_program, make_images, place_on_device
 from athanor.compiler.extract import extract_program
@@ -24,7 +24,7 @@ from athanor.compiler.memory import MemoryPlan, plan_memory
 from athanor.compiler.metadata import describe
 from athanor.compiler.pipeline import run_graph_passes
 from athanor.compiler.program import Program
-from athanor.compiler.weights import weight_bytes
+from athanor.compiler.weights import weight_bytes, weight_offsets
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.frontends.onnx.model_file import read_model
@@ -210,7 +210,13 @@ def build_artifact(
         weights_beside=beside,
     )
     report("done", 1, 1)
-    return Artifact(folder, work / "model.so", metadata)
+    offsets, _ = weight_offsets(program)
+    constants = [
+        Constant(offset, tensor.dtype, tensor.constant.size)
+        for tensor, offset in offsets.items()
+        if tensor.constant is not None
+    ]
+    return Artifact(folder, work / "model.so", metadata, constants)
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
