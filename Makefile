@@ -3,7 +3,8 @@
 # make conformance   all of ONNX's backend suite
 # make bench  every speed figure measured again beside ONNX Runtime and OpenVINO, on a quiet
 #             machine; MODELS="a.onnx b.onnx" adds models
-# make bench-tuning   every shape tuned for SECONDS=60; goes on where it was
+# make bench-tuning   every shape tuned for SECONDS=60, six beside MetaSchedule's own search of
+#             TRIALS=48; both go on where they were. MODELS="a.onnx b.onnx" tunes those for MINUTES=40
 # make fuzz   mutated models for SECONDS=600, from SEED=0
 # make docs   generated text in docs/ written again
 # make clean  everything that was made
@@ -31,6 +32,8 @@ bench: $(VENV)/bench.installed
 
 bench-tuning: $(VENV)/bench.installed
 	$(BIN)/python bench/tuning.py --seconds $(or $(SECONDS),60)
+	$(BIN)/python bench/tuning_stock.py --trials $(or $(TRIALS),48)
+	$(if $(MODELS),$(BIN)/python bench/tuning_models.py $(MODELS) --minutes $(or $(MINUTES),40))
 
 fuzz: $(VENV)/test.installed
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) --suite \
@@ -60,7 +63,7 @@ $(VENV)/demo.installed: $(BIN)/python $(SOURCES)
 
 $(VENV)/bench.installed: $(BIN)/python $(SOURCES)
 	rm -rf build
-	$(BIN)/python -m pip install --quiet '.[onnxruntime,openvino,tuning]'
+	$(BIN)/python -m pip install --quiet '.[onnxruntime,openvino,tuning,tracker]'
 	touch $@
 
 $(VENV)/test.installed: $(BIN)/python $(SOURCES)

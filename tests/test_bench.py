@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+NAMES = ("report", "shapes", "forests", "run", "tuning_models", "stock", "tuning_stock")
 FOLDER = Path(__file__).resolve().parent.parent / "bench"
 
 
@@ -17,10 +18,7 @@ def bench():
     before = list(sys.path)
     sys.path.insert(0, str(FOLDER))
     try:
-        yield {
-            name: importlib.import_module(name)
-            for name in ("report", "shapes", "forests", "run", "tuning_models")
-        }
+        yield {name: importlib.import_module(name) for name in NAMES}
     finally:
         sys.path[:] = before
 
@@ -100,3 +98,29 @@ def test_the_report(bench):
     assert "| models | 1 | 2 | 1.00 | 2.00 |" in page  # of 0.5 and 2
     assert "| m | 2 | 1.25 | 5 | 2.5 | 0.50 | 1.60 | 1e-06 |" in page
     assert "| n | 1 | 8 | 4 | - | 2.00 |  | 1e-06 |" in page
+
+
+def test_stock_operators_are_the_shapes(bench):
+    """MetaSchedule searches for the operator that the model has: sizes of its buffers agree."""
+    models = dict(bench["shapes"].shape_models())
+    for name in bench["tuning_stock"].SHAPES:
+        func = bench["stock"].operator(name)
+        sizes = [tuple(int(dim) for dim in param.shape) for param in func.params]
+        graph = models[name].graph
+        values = (*graph.input, *graph.output)
+        dims = [tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values]
+        assert sizes[0] == dims[0] and sizes[-1] == dims[-1]
+        assert sizes[1] == tuple(graph.initializer[0].dims)
+
+
+def test_trials_to_a_time(bench):
+    class Report:
+        heuristic_secs = 1.0
+        history = ((1, 3, 1.0), (2, 11, 0.9), (3, 30, 0.7))
+
+    trials_to = bench["tuning_stock"].trials_to
+    ratios = (1.2, 1.0, 0.95, 0.7, 0.6)
+    assert [trials_to(ratio, Report, 3) for ratio in ratios] == [1, 1, 9, 28, None]
+    fewer = bench["tuning_stock"].fewer
+    assert fewer({"stock_trials": 60, "our_trials": 9}) == pytest.approx(60 / 9)
+    assert fewer({"stock_trials": 60, "our_trials": None}) == 0
