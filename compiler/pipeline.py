@@ -47,7 +47,7 @@ def graph_passes(
         relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
         *(
-            _gpu_products(target.gpu)
+            _gpu_products(target, target.gpu)
             if target.gpu
             else _cpu_layouts(target, winograd, bf16, choices)
         ),
@@ -75,9 +75,9 @@ def _cpu_layouts(
     ]
 
 
-def _gpu_products(gpu: GPUSpec) -> list[tvm.transform.Pass]:
+def _gpu_products(target: TargetSpec, gpu: GPUSpec) -> list[tvm.transform.Pass]:
     narrow = [NarrowProducts(gpu.narrow)] if gpu.narrow else []
-    return [*narrow, ChannelsLast(), FoldConstants(), ArrangeProducts()]
+    return [FuseAttention(target), *narrow, ChannelsLast(), FoldConstants(), ArrangeProducts()]
 
 
 def run_graph_passes(

@@ -13,6 +13,7 @@ from tvm.ir import Call, Expr, IRModule
 from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
 from athanor.compiler.passes.strided_view import Symbols, number_of, view_of
 from athanor.schedules.compute.attention import Attention, ScoreStep, attention_kernel
+from athanor.schedules.compute.device_attention import device_attention_kernel, fits_device
 from athanor.schedules.compute.strided import Strided, elements
 from athanor.targets import TargetSpec
 
@@ -188,6 +189,8 @@ class _Rewriter(GraphRewriter):
             return None
         if any(part == 0 for part in (batch, heads, queries, keys, size, value_size)):
             return None
+        if self.target.gpu and not fits_device(size, value_size, self.target.gpu):
+            return None
         steps, operands, scale = self.steps(scores, symbols, query.scale * key.scale, len(full))
         attention = Attention(
             *(batch, heads, queries, keys, size, value_size),
@@ -199,7 +202,11 @@ class _Rewriter(GraphRewriter):
         buffers = [
             (elements(shape), str(base.ty.dtype)) for shape, base in zip(shapes, bases, strict=True)
         ]
-        func = attention_kernel(attention, symbols.parameters, buffers, self.target)
+        gpu = self.target.gpu
+        if gpu is None:
+            func = attention_kernel(attention, symbols.parameters, buffers, self.target)
+        else:
+            func = device_attention_kernel(attention, symbols.parameters, buffers, gpu)
         kernel = self.builder.add_func(func, "attention")
         flat = [self.emit(relax.op.reshape(base, [_size(base)])) for base in bases]
         result = [batch, queries, heads, value_size]
