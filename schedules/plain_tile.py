@@ -14,6 +14,15 @@ BLOCKED_EFFICIENCY = 0.95
 """Of blocked convolutions, over full blocks."""
 
 
+TAP_CYCLES, BLOCKED_TAP_CYCLES = 1.8, 1.05
+"""Of a window's tap for one vector: along rows, whose loads cross cache lines, and in blocks."""
+COPY_CYCLES = 3
+"""Of a vector of a row that gets a border; twice that where columns are dealt out to phases."""
+WINDOW_PACK_BYTES_PER_CYCLE = (20, 8)
+"""At which whole images are put into blocks and taken out again: about the L2 cache, and past it.
+These are of a Zen 4 processor, whose cycles for a vector others come near to."""
+
+
 @dataclass(frozen=True)
 class PlainTile:
     """What the registers hold, and the cycles of one reduction step over all channels and a row."""
@@ -77,3 +86,28 @@ def plain_is_faster(
     work = sums / target.fma_pipes / BLOCKED_EFFICIENCY
     moved = inputs * math.prod(image) + outputs * math.prod(result)
     return plain < work + moved * 8 / PACK_BYTES_PER_CYCLE
+
+
+def plain_window_is_faster(
+    channels: int,
+    image: tuple[int, int],
+    result: tuple[int, int],
+    taps: int,
+    stride: int,
+    target: TargetSpec,
+) -> bool:
+    """Whether pooling or a depthwise convolution alone is faster along rows than in blocks.
+
+    image and result: rows and columns; taps: of the window; stride: along the columns.
+    """
+    width = result[1]
+    tiles = min(
+        -(-width // tile) * max(1, tile // target.lanes(32)) for tile in tile_columns(width, target)
+    )
+    copied = math.prod(image) / target.lanes(32) * COPY_CYCLES * (1 if stride == 1 else 2)
+    plain = channels * (result[0] * tiles * taps * TAP_CYCLES + copied)
+    vectors = -(-channels // target.channel_block) * target.channel_block / target.lanes(32)
+    blocked = vectors * math.prod(result) * taps * BLOCKED_TAP_CYCLES
+    moved = 4 * channels * (math.prod(image) + math.prod(result))
+    near, far = WINDOW_PACK_BYTES_PER_CYCLE
+    return plain < blocked + 2 * moved / (near if moved <= 2 * target.l2_bytes else far)

@@ -13,6 +13,7 @@ from athanor.schedules.rules.cpu_depthwise import CPUDepthwise
 from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.schedules.rules.cpu_fallback import CPUFallback
 from athanor.schedules.rules.cpu_matmul import CPUMatmul
+from athanor.schedules.rules.cpu_plain_window import CPUPlainWindow
 from athanor.schedules.rules.cpu_pool import CPUPool
 from athanor.schedules.rules.cpu_recurrent import CPURecurrent
 from athanor.schedules.rules.cpu_reduction import CPUReduction
@@ -28,6 +29,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     CPUWinograd(),
     CPUDepthwise(),
     CPUPool(),
+    CPUPlainWindow(),
     CPUConv2dPlain(),
     CPURecurrent(),
     CPUElementwise(),

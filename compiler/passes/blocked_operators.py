@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from athanor.compiler.passes.convolution_method import (
     winograd_convolution,
 )
 from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
-from athanor.schedules.compute import conv2d, conv2d_transpose, layer_norm, pool2d
-from athanor.schedules.plain_tile import plain_is_faster
+from athanor.schedules.compute import conv2d, conv2d_transpose, layer_norm, pool2d, window
+from athanor.schedules.plain_tile import plain_is_faster, plain_window_is_faster
 
 if TYPE_CHECKING:
     from athanor.compiler.passes.block_layouts import LayoutRewriter
@@ -99,8 +99,13 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
             made = _in_pairs(graph, source, weights, plan, options)
         if made is not None:
             return graph.emit_blocked(made, out_channels, name)
-    wide = alone and plan.kind == "dense" and _plain_is_faster(graph, call, plan, weights)
+    if plan.kind == "dense":
+        wide = alone and _plain_is_faster(graph, call, plan, weights)
+    else:
+        wide = alone and _plain_window_is_faster(graph, call, kernel, _pair(attrs.strides))
     method = choose_method(graph, data, weights, plan, options, alone, alone and few, wide)
+    if method == PLAIN and plan.kind == "depthwise" and in_channels == out_channels:
+        return _depthwise_plain(graph, data, weights, options, name)
     if method == PLAIN:
         return None  # the result would be unpacked at once
     source = graph.input_in_blocks(data, in_channels, plan.in_block)
@@ -139,6 +144,32 @@ def _plain_is_faster(
         plan.nominal[1],
         graph.target,
     )
+
+
+def _plain_window_is_faster(
+    graph: LayoutRewriter, call: Call, kernel: Sequence[int], strides: tuple[int, int]
+) -> bool:
+    """Whether blocks cost more than they give to a window that nobody shares them with."""
+    assert graph.old is not None, "a binding is rewritten"
+    image, result = static_shape(call.args[0]), static_shape(graph.old)
+    if image is None or result is None or 0 in (*image, *result):
+        return False
+    taps, sides = kernel[0] * kernel[1], ((image[2], image[3]), (result[2], result[3]))
+    return plain_window_is_faster(image[1], *sides, taps, strides[1], graph.target)
+
+
+def _depthwise_plain(
+    graph: LayoutRewriter, data: Expr, weights: np.ndarray, options: dict[str, Any], name: str
+) -> Expr | None:
+    value = graph.plain(data)
+    if static_shape(value) is None:
+        return None
+
+    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        return window.depthwise_conv2d_plain(x, w, **options)
+
+    kernels = array_constant(np.ascontiguousarray(weights[:, 0]))
+    return graph.emit(graph.call(compute, value, kernels, hint="conv2d"), name)
 
 
 def _in_pairs(
@@ -242,8 +273,8 @@ def _binary_full(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
 
 
 def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
-    value, attrs = graph.worth_blocking(call.args[0]), call.attrs
-    if value is None or attrs.layout != "NCHW":
+    attrs = call.attrs
+    if attrs.layout != "NCHW":
         return None
     options: dict[str, Any] = dict(
         kernel=_pair(attrs.pool_size),
@@ -252,10 +283,22 @@ def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         dilation=_pair(attrs.dilation),
         ceil_mode=bool(attrs.ceil_mode),
     )
-    compute = pool2d.max_pool2d_blocked
+    compute, in_rows = pool2d.max_pool2d_blocked, window.max_pool2d_plain
     if op_name(call) == "relax.nn.avg_pool2d":
         options["count_include_pad"] = bool(attrs.count_include_pad)
-        compute = pool2d.avg_pool2d_blocked
+        compute, in_rows = pool2d.avg_pool2d_blocked, window.avg_pool2d_plain
+    alone = not graph.is_blocked(call.args[0]) and graph.old not in graph.stays_blocked
+    strides = _pair(attrs.strides)
+    if alone and _plain_window_is_faster(graph, call, options["kernel"], strides):
+        if strides[1] > 1 and not any(options["padding"]) and not attrs.ceil_mode:
+            return None  # LLVM deals out the columns of a row in registers
+        if str(call.args[0].ty.dtype) == "float32":
+            return graph.emit(
+                graph.call(lambda x: in_rows(x, **options), *call.args, hint="pool2d"), name
+            )
+    value = graph.worth_blocking(call.args[0])
+    if value is None:
+        return None
     made = graph.call(lambda x: compute(x, **options), value, hint="pool2d")
     return graph.emit_blocked(made, graph.channels[value], name)
 

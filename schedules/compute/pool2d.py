@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from tvm import te, tirx
 
@@ -10,6 +11,11 @@ from athanor.schedules.blocks import KIND
 
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
+
+LARGEST = te.comm_reducer(
+    lambda x, y: tirx.max(x, y), lambda dtype: tirx.const(-math.inf, dtype), name="max"
+)
+"""te.max starts from the least finite number, which a window of -inf would then return."""
 
 
 def max_pool2d_blocked(
@@ -27,12 +33,10 @@ def max_pool2d_blocked(
     -inf. With ceil_mode a last window that the padded image only begins counts too.
     """
     top, left, bottom, right = padding
-    out_h, out_w = _out_size(data, kernel, strides, padding, dilation, ceil_mode)
+    out_h, out_w = out_size(data, kernel, strides, padding, dilation, ceil_mode)
     kh, kw = te.reduce_axis((0, kernel[0]), "kh"), te.reduce_axis((0, kernel[1]), "kw")
     height, width = data.shape[2:4]
-    # te.max starts from the least finite number, which a window of -inf would then return.
     lowest = tirx.const(-math.inf, data.dtype)
-    largest = te.comm_reducer(lambda x, y: tirx.max(x, y), lambda _dtype: lowest, name="max")
     # A row outside may as well be the nearest row of the same window, if there is one: no branch.
     clamped = dilation[0] == 1 and max(top, bottom + _ceil_rows(strides[0], ceil_mode)) < kernel[0]
 
@@ -47,7 +51,7 @@ def max_pool2d_blocked(
             row = tirx.min(row, height - 1) if bottom or ceil_mode else row
         else:
             inside += _inside(row, height, top, bottom or ceil_mode)
-        return largest(_select(inside, data[n, c, row, column, ci], lowest), axis=[kh, kw])
+        return LARGEST(_select(inside, data[n, c, row, column, ci], lowest), axis=[kh, kw])
 
     shape = (*data.shape[:2], out_h, out_w, data.shape[4])
     return te.compute(shape, element, name="max_pool2d", attrs={KIND: "pool2d"})
@@ -69,7 +73,7 @@ def avg_pool2d_blocked(
     ceil_mode adds to the padding is never counted. An empty window gives 0.
     """
     top, left, bottom, right = padding
-    out_h, out_w = _out_size(data, kernel, strides, padding, dilation, ceil_mode)
+    out_h, out_w = out_size(data, kernel, strides, padding, dilation, ceil_mode)
     kh, kw = te.reduce_axis((0, kernel[0]), "kh"), te.reduce_axis((0, kernel[1]), "kw")
     height, width = data.shape[2:4]
     zero = tirx.const(0, data.dtype)
@@ -85,8 +89,27 @@ def avg_pool2d_blocked(
 
     shape = (*data.shape[:2], out_h, out_w, data.shape[4])
     total = te.compute(shape, element, name="sum_pool2d", attrs={KIND: "pool2d"})
+    divisor = counted(data, kernel, strides, padding, dilation, ceil_mode, count_include_pad)
+    return te.compute(
+        shape,
+        lambda n, c, oh, ow, ci: total[n, c, oh, ow, ci] / divisor(oh, ow),
+        name="avg_pool2d",
+    )
+
+
+def counted(
+    data: te.Tensor,
+    kernel: Pair,
+    strides: Pair,
+    padding: Padding,
+    dilation: Pair,
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Callable[[tirx.Expr, tirx.Expr], tirx.Expr]:
+    """By what an average divides the sum of the window at (oh, ow); at least 1, dtype of data."""
+    height, width = data.shape[2:4]
     whole = (count_include_pad or not any(padding)) and not ceil_mode
-    before, after = ((top, left), (bottom, right)) if count_include_pad else ((0, 0), (0, 0))
+    before, after = (padding[:2], padding[2:]) if count_include_pad else ((0, 0), (0, 0))
 
     def count(out: tirx.Expr, axis: int) -> tirx.Expr:
         """Window elements along an axis from `-before` to the image's end plus `after`."""
@@ -96,13 +119,12 @@ def avg_pool2d_blocked(
         end = tirx.min(kernel[axis], (size + after[axis] - start + step - 1) // step)
         return tirx.max(end - skipped, 0)
 
-    def mean(n: tirx.Expr, c: tirx.Expr, oh: tirx.Expr, ow: tirx.Expr, ci: tirx.Expr) -> tirx.Expr:
+    def divisor(oh: tirx.Expr, ow: tirx.Expr) -> tirx.Expr:
         if whole:
-            return total[n, c, oh, ow, ci] / tirx.const(kernel[0] * kernel[1], data.dtype)
-        counted = tirx.max(count(oh, 0) * count(ow, 1), 1)
-        return total[n, c, oh, ow, ci] / counted.astype(data.dtype)
+            return tirx.const(kernel[0] * kernel[1], data.dtype)
+        return tirx.max(count(oh, 0) * count(ow, 1), 1).astype(data.dtype)
 
-    return te.compute(shape, mean, name="avg_pool2d")
+    return divisor
 
 
 def global_avg_pool2d_blocked(data: te.Tensor) -> te.Tensor:
@@ -139,7 +161,7 @@ def _ceil_rows(stride: int, ceil_mode: bool) -> int:
     return stride - 1 if ceil_mode else 0
 
 
-def _out_size(
+def out_size(
     data: te.Tensor,
     kernel: Pair,
     strides: Pair,
@@ -147,6 +169,7 @@ def _out_size(
     dilation: Pair,
     ceil_mode: bool,
 ) -> list[tirx.Expr]:
+    """Rows and columns of the result, of data (N, C, H, W, ...)."""
     sizes = []
     for axis in (0, 1):
         extent = (kernel[axis] - 1) * dilation[axis] + 1
