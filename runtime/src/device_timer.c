@@ -10,7 +10,7 @@
 #include <time.h>
 
 #define TIMING 0          /* of CUevent_flags */
-#define MOST_QUEUED 256   /* launches behind the closed gate; the driver's queues hold some 1,000 */
+#define MOST_QUEUED 200   /* launches behind the closed gate; a queue holds 1,000, events too */
 #define LONGEST_WAIT_S 10 /* for the host; the times are then less exact, and nothing hangs */
 
 typedef struct {
