@@ -29,6 +29,7 @@ conformance: $(VENV)/test.installed
 
 bench: $(VENV)/bench.installed
 	$(BIN)/python bench/run.py $(MODELS)
+	$(BIN)/python bench/bandwidth.py --output bench/bandwidth.md
 
 bench-tuning: $(VENV)/bench.installed
 	$(BIN)/python bench/tuning.py --seconds $(or $(SECONDS),60)

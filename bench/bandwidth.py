@@ -1,6 +1,6 @@
 """Kernels that are bound by reading and writing, beside a plain copy or read from the same cache.
 
-    python bench/bandwidth.py [--threads N]
+    python bench/bandwidth.py [--threads N] [--output bench/bandwidth.md]
 
 Each operator runs on data of three sizes: in the L2 cache, in L3, in memory. Printed is the slowest
 kernel of each: its bytes a second, and their share of what `athanor profile` measures as the limit.
@@ -8,15 +8,19 @@ kernel of each: its bytes a second, and their share of what `athanor profile` me
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import click
 import numpy as np
 import onnx
+import run
 from onnx import parser
 from rich.console import Console
 from rich.table import Table
 
 import athanor
-from athanor.compiler.profiling.limits import machine_limits
+from athanor.compiler.profiling.limits import Limits, machine_limits
 from athanor.compiler.profiling.summary import summarize
 
 CHANNELS = 64
@@ -41,6 +45,7 @@ ROWS = {
     "m = 1 product": "y = MatMul (x, m)",
 }
 WIDTH = 768
+RUNS = 25
 
 
 def model_of(text: str, shape: list[int], width: int) -> onnx.ModelProto:
@@ -68,32 +73,67 @@ def model_of(text: str, shape: list[int], width: int) -> onnx.ModelProto:
 @click.command(help=__doc__)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--only", default="", help="Operators whose name contains this.")
-def main(threads: int, only: str) -> None:
+@click.option("--output", type=click.Path(path_type=Path), help="Markdown file to write, too.")
+def main(threads: int, only: str, output: Path | None) -> None:
     """See the top of the file."""
-    limits = machine_limits(threads)
+    limits = machine_limits(threads, measure=output is not None)
     table = Table(box=None)
-    for name in ("operator", "data in", "kernel", "ms", "GB/s", "of limit"):
+    names = ("operator", "data in", "slowest kernel", "ms", "GB/s", "of limit", "all kernels, ms")
+    rows: list[tuple[str, ...]] = []
+    for name in names:
         table.add_column(name)
     for name, text in {**MAPS, **ROWS}.items():
         if only not in name:
             continue
         for level, side in SIDES.items():
-            elements = CHANNELS * side * side
-            shape, width = [1, CHANNELS, side, side], WIDTH
-            if name in ROWS:
-                shape = [elements // WIDTH, WIDTH]
-            if name.startswith("m = 1"):
-                shape, width = [1, WIDTH], elements // WIDTH
-            x = np.random.default_rng(1).random(shape, np.float32)
-            artifact = athanor.compile(model_of(text, shape, width), profile=True)
-            with artifact.load(threads=threads) as model:
-                profile = model.profile({"x": x}, 15)
-            row = summarize(profile, artifact.metadata, limits).slowest_first()[0]
-            speed, share = row.step.gigabytes_per_second, row.of_limit or 0.0
-            where = f"{level} ({row.level})" if row.level != level else level
-            cells = (f"{row.step.milliseconds:.4f}", f"{speed:.1f}", f"{share:.0%}")
-            table.add_row(name, where, row.step.kernel.removeprefix("k_"), *cells)
+            rows.append(measured(name, text, level, side, threads, limits))
+            table.add_row(*rows[-1])
     Console(width=110).print(table)
+    if output is not None:
+        output.write_text(page(names, rows, threads, limits), encoding="utf-8")
+
+
+def measured(
+    name: str, text: str, level: str, side: int, threads: int, limits: Limits
+) -> tuple[str, ...]:
+    """The row of one operator, on data of the size of one level."""
+    elements = CHANNELS * side * side
+    shape, width = [1, CHANNELS, side, side], WIDTH
+    if name in ROWS:
+        shape = [elements // WIDTH, WIDTH]
+    if name.startswith("m = 1"):
+        shape, width = [1, WIDTH], elements // WIDTH
+    x = np.random.default_rng(1).random(shape, np.float32)
+    artifact = athanor.compile(model_of(text, shape, width), profile=True)
+    with artifact.load(threads=threads) as model:
+        profile = model.profile({"x": x}, RUNS)
+    row = summarize(profile, artifact.metadata, limits).slowest_first()[0]
+    where = f"{level} ({row.level})" if row.level != level else level
+    kernel = row.step.kernel.removeprefix("k_")
+    times = f"{row.step.milliseconds:.4f}", f"{profile.milliseconds:.4f}"
+    speed, share = row.step.gigabytes_per_second, row.of_limit or 0.0
+    return name, where, kernel, times[0], f"{speed:.1f}", f"{share:.0%}", times[1]
+
+
+def page(names: tuple[str, ...], rows: list[tuple[str, ...]], threads: int, limits: Limits) -> str:
+    """The table and what it was measured on and with."""
+    written = ", ".join(f"{name} {version}" for name, version in run.versions().items())
+    levels = ", ".join(f"{x.name} {x.gigabytes_per_second:.1f}" for x in limits.levels)
+    lines = [
+        "# Kernels bound by reading and writing",
+        "",
+        f"Written by `python bench/bandwidth.py --threads {threads}` at commit {run.commit()}, on "
+        f"{run.processor()}, Linux {platform.release()}, threads: {threads}. {written}, Python "
+        f"{platform.python_version()}; medians of {RUNS} runs. Limits: the faster of a plain copy "
+        f"(both ways count) and a plain read, GB/s: {levels}; or {limits.gflops:.0f} GFLOP/s. In "
+        "brackets the level that holds what the kernel reads and writes, where it is another.",
+        "",
+        f"| {' | '.join(names)} |",
+        f"|---|---|---|{'--:|' * (len(names) - 3)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,16 @@ from pathlib import Path
 import onnx
 import pytest
 
-NAMES = ("report", "shapes", "forests", "run", "tuning_models", "stock", "tuning_stock")
+NAMES = (
+    "report",
+    "shapes",
+    "forests",
+    "run",
+    "bandwidth",
+    "tuning_models",
+    "stock",
+    "tuning_stock",
+)
 FOLDER = Path(__file__).resolve().parent.parent / "bench"
 
 
