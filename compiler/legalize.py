@@ -11,6 +11,8 @@ from athanor.schedules.compute import layer_norm, softmax
 from athanor.schedules.compute.conv2d_channels_last import conv2d_channels_last
 
 LegalizeFunction = Callable[[relax.BlockBuilder, Call], Expr]
+RowCompute = Callable[..., te.Tensor]
+RowOperator = Callable[[Call], RowCompute]
 
 
 def _axes(call: Call) -> list[int]:
@@ -18,51 +20,51 @@ def _axes(call: Call) -> list[int]:
     return [int(axis) % rank for axis in call.attrs.axes]
 
 
-def _softmax(compute: Callable[[te.Tensor, int], te.Tensor], hint: str) -> LegalizeFunction:
-    def legalize(builder: relax.BlockBuilder, call: Call) -> Expr:
+def _softmax(compute: Callable[[te.Tensor, int], te.Tensor]) -> RowOperator:
+    def operator(call: Call) -> RowCompute:
         axis = int(call.attrs.axis)
-        return builder.call_te(lambda x: compute(x, axis), call.args[0], primfunc_name_hint=hint)
+        return lambda x: compute(x, axis)
 
-    return legalize
+    return operator
 
 
-def _layer_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
+def _layer_norm(call: Call) -> RowCompute:
     attrs, axes = call.attrs, _axes(call)
 
     def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
         scale, shift = (gamma if attrs.scale else None), (beta if attrs.center else None)
         return layer_norm.layer_norm(x, scale, shift, axes, float(attrs.epsilon))
 
-    return builder.call_te(compute, *call.args, primfunc_name_hint="layer_norm")
+    return compute
 
 
-def _rms_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
+def _rms_norm(call: Call) -> RowCompute:
     axes, epsilon = _axes(call), float(call.attrs.epsilon)
 
     def compute(x: te.Tensor, gamma: te.Tensor) -> te.Tensor:
         return layer_norm.rms_norm(x, gamma, axes, epsilon)
 
-    return builder.call_te(compute, *call.args, primfunc_name_hint="rms_norm")
+    return compute
 
 
-def _instance_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
-    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
-    epsilon = float(call.attrs.epsilon)
+ROW_OPERATORS: dict[str, RowOperator] = {
+    "relax.nn.layer_norm": _layer_norm,
+    "relax.nn.log_softmax": _softmax(softmax.log_softmax),
+    "relax.nn.rms_norm": _rms_norm,
+    "relax.nn.softmax": _softmax(softmax.softmax),
+}
+"""Operators over rows of their first operand: what each call computes of its operands."""
 
-    def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
-        return layer_norm.instance_norm(x, gamma, beta, epsilon)
 
-    return builder.call_te(compute, *call.args, primfunc_name_hint="instance_norm")
+def row_kernel_name(name: str) -> str:
+    """The name of a row operator's kernel."""
+    return name.rsplit(".", 1)[-1]
 
 
-def _group_norm(builder: relax.BlockBuilder, call: Call) -> Expr:
-    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
-    groups, epsilon = int(call.attrs.num_groups), float(call.attrs.epsilon)
-
-    def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
-        return layer_norm.group_norm(x, gamma, beta, groups, epsilon)
-
-    return builder.call_te(compute, *call.args, primfunc_name_hint="group_norm")
+def _legalize_rows(builder: relax.BlockBuilder, call: Call) -> Expr:
+    name = call.op.name
+    hint = row_kernel_name(name)
+    return builder.call_te(ROW_OPERATORS[name](call), *call.args, primfunc_name_hint=hint)
 
 
 def _hyperbolic(odd: bool, hint: str) -> LegalizeFunction:
@@ -126,13 +128,7 @@ def _conv2d(builder: relax.BlockBuilder, call: Call) -> Expr:
 
 LEGALIZE: dict[str, LegalizeFunction] = {
     "relax.cosh": _hyperbolic(False, "cosh"),
-    "relax.nn.group_norm": _group_norm,
-    "relax.nn.instance_norm": _instance_norm,
-    "relax.nn.conv2d": _conv2d,
-    "relax.nn.layer_norm": _layer_norm,
-    "relax.nn.log_softmax": _softmax(softmax.log_softmax, "log_softmax"),
-    "relax.nn.rms_norm": _rms_norm,
-    "relax.nn.softmax": _softmax(softmax.softmax, "softmax"),
     "relax.sinh": _hyperbolic(True, "sinh"),
+    **dict.fromkeys(ROW_OPERATORS, _legalize_rows),
 }
 """For LegalizeOps, by operator."""

@@ -21,6 +21,7 @@ from athanor.compiler.passes.merge_equal import MergeEqual
 from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.simplify_views import SimplifyViews
+from athanor.compiler.passes.widen_within import WidenWithin
 from athanor.targets import TargetSpec
 from athanor.targets.gpu import GPUSpec
 
@@ -77,7 +78,14 @@ def _cpu_layouts(
 
 def _gpu_products(target: TargetSpec, gpu: GPUSpec) -> list[tvm.transform.Pass]:
     narrow = [NarrowProducts(gpu.narrow)] if gpu.narrow else []
-    return [FuseAttention(target), *narrow, ChannelsLast(), FoldConstants(), ArrangeProducts()]
+    return [
+        FuseAttention(target),
+        *narrow,
+        ChannelsLast(),
+        FoldConstants(),
+        ArrangeProducts(),
+        WidenWithin(),
+    ]
 
 
 def run_graph_passes(

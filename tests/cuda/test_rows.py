@@ -1,5 +1,6 @@
 """Reductions, softmax and normalizations on a GPU: rows shared by threads, in one launch."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import helper
@@ -104,3 +105,13 @@ def test_integers(driver, dtype):
     x = np.random.default_rng(0).integers(0, 100, (6, 130)).astype(dtype)
     one_launch("ReduceMax", {"x": x}, {"axes": np.array([1], np.int64)})
     one_launch("ArgMin", {"x": x}, axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("width", [64, 201])
+def test_narrow_floats_are_widened_within_the_kernel(driver, dtype, width):
+    x = {"x": numbers(9, width, dtype=dtype)}
+    bias = (20 + numbers(width)).astype(dtype)  # so that no sum cancels
+    one_launch("Softmax", x, rtol=2e-2, axis=-1)
+    constants = {"scale": numbers(width, dtype=dtype), "bias": bias}
+    one_launch("LayerNormalization", x, constants, rtol=2e-2)

@@ -138,14 +138,20 @@ def layer_normalization(node: Node, inputs: Inputs, builder: Builder) -> tuple[r
         return (R.nn.layer_norm(x, scale, addend, axes, epsilon=epsilon),)
     wide = "float32" if node.int("stash_type", 1) == 1 and dtype != "float64" else dtype
     value = cast(x, wide, builder)
-    mean, deviation = moments(value, axes, epsilon, builder)
-    inverse = builder.emit(R.divide(scalar(1, wide), deviation))
-    centered = builder.emit(R.subtract(value, mean))
-    normal = cast(builder.emit(R.multiply(centered, inverse)), dtype, builder)
+    mean = inverse = None
+    if plain and not wants_statistics:
+        none = constant(np.ones(dims[axis:], wide))  # read by nobody
+        options = {"epsilon": epsilon, "center": False, "scale": False}
+        normal = builder.emit(R.nn.layer_norm(value, none, none, axes, **options))
+    else:
+        mean, deviation = moments(value, axes, epsilon, builder)
+        inverse = builder.emit(R.divide(scalar(1, wide), deviation))
+        normal = builder.emit(R.multiply(builder.emit(R.subtract(value, mean)), inverse))
+    normal = cast(normal, dtype, builder)
     result = builder.emit(R.multiply(normal, scale))
     if bias is not None:
         result = builder.emit(R.add(result, bias))
-    return result, mean, inverse
+    return (result,) if mean is None or inverse is None else (result, mean, inverse)
 
 
 def moments(
