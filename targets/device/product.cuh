@@ -143,11 +143,83 @@ struct WarpTile<Single, WARP_M, WARP_N, A_DEPTH, B_DEPTH> {
 // Floats of a row of the sums in shared memory: padded, so that rows begin at different banks.
 static constexpr int kSumPadding = 8;
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// Whether warpgroups multiply a tile: 16-bit numbers, four warps for every 64 rows.
+template <class Number, int BM, int BN, int WARP_M, int WARP_N>
+static __device__ constexpr bool by_warpgroups() {
+  return sizeof(typename Number::Element) == 2 && BM % 64 == 0 &&
+         BM / WARP_M * (BN / WARP_N) == BM / 16 && (BN == 64 || BN == 128 || BN == 256);
+}
+
+// As multiply_tiles. Products of one stage run while the next is waited for, so copies keep one
+// stage more away from them; 64 rows are a warpgroup's.
+template <class Number, int BM, int BN, int STAGES, class A, class B>
+static __device__ __forceinline__ void multiply_by_groups(void *shared, const A &a, const B &b,
+                                                          int begin, int end) {
+  constexpr int kDepth = Tiling<Number>::kDepth, kStage = A::kBytes + B::kBytes;
+  constexpr int kRunning = STAGES > 2 ? 1 : 0, kAhead = STAGES - 1 - kRunning;
+  constexpr bool kASide = !A::kDepthMajor, kBSide = !B::kDepthMajor;
+  constexpr uint32_t kPanel = kDepth * 128;  // of 64 sides, either way
+  char *const ring = static_cast<char *>(shared);
+  const uint32_t base = shared_address(shared);
+  const int group = int(threadIdx.x) / 128, lane = int(threadIdx.x) % 32;
+  const int steps = (end - begin + kDepth - 1) / kDepth;
+  float sums[BN / 2];
+#pragma unroll
+  for (int i = 0; i < BN / 2; i++) sums[i] = 0.0f;
+#pragma unroll
+  for (int ahead = 0; ahead < kAhead; ahead++) {
+    char *stage = ring + ahead * kStage;
+    if (ahead < steps) {
+      a.load(stage, begin + ahead * kDepth, end);
+      b.load(stage + A::kBytes, begin + ahead * kDepth, end);
+    }
+    commit_copies();
+  }
+  for (int step = 0; step < steps; step++) {
+    wait_copies<kAhead - 1>();
+    fence_async();
+    __syncthreads();  // this stage is there; products of the one that is overwritten have ended
+    const uint32_t left = base + step % STAGES * kStage + group * kPanel;
+    const uint32_t right = base + step % STAGES * kStage + A::kBytes;
+    begin_group();
+#pragma unroll
+    for (int part = 0; part < 4; part++)  // 16 of the depth: 32 bytes of a row, or 16 rows
+      group_multiply<Number, BN, kASide, kBSide>(
+          sums, descriptor(left + part * (kASide ? 2048 : 32), kPanel),
+          descriptor(right + part * (kBSide ? 2048 : 32), kPanel));
+    commit_group();
+    const int ahead = step + kAhead;
+    if (ahead < steps) {
+      char *stage = ring + ahead % STAGES * kStage;
+      a.load(stage, begin + ahead * kDepth, end);
+      b.load(stage + A::kBytes, begin + ahead * kDepth, end);
+    }
+    commit_copies();
+    wait_groups<kRunning>();
+  }
+  wait_groups<0>();
+  wait_copies<0>();
+  __syncthreads();
+  float *out = static_cast<float *>(shared) + lane % 4 * 2 +
+               (int(threadIdx.x) / 32 * 16 + lane / 4) * (BN + kSumPadding);
+#pragma unroll
+  for (int i = 0; i < BN / 2; i += 2)
+    *reinterpret_cast<float2 *>(out + i / 4 * 8 + i / 2 % 2 * 8 * (BN + kSumPadding)) =
+        make_float2(sums[i], sums[i + 1]);
+  __syncthreads();
+}
+#endif
+
 // sums[row][column] += a[row][depth] * b[depth][column] for depth in [begin, end), begin a multiple
 // of the stage's depth. Afterwards shared memory holds the tile's sums, rows of BN + kSumPadding.
 template <class Number, int BM, int BN, int WARP_M, int WARP_N, int STAGES, class A, class B>
 static __device__ __forceinline__ void multiply_tiles(void *shared, const A &a, const B &b,
                                                       int begin, int end) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  if constexpr (by_warpgroups<Number, BM, BN, WARP_M, WARP_N>())
+    return multiply_by_groups<Number, BM, BN, STAGES>(shared, a, b, begin, end);
+#endif
   constexpr int kDepth = Tiling<Number>::kDepth, kStage = A::kBytes + B::kBytes;
   constexpr int kWarpColumns = BN / WARP_N;
   char *const ring = static_cast<char *>(shared);

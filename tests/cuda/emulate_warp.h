@@ -1,6 +1,7 @@
 // What targets/device/warp.cuh does on a GPU, for fibers: copies arrive when they are waited for, and
 // fragments go from thread to thread as the PTX manual draws them.
 #include <deque>
+#include <functional>
 
 namespace athanor {
 
@@ -15,6 +16,7 @@ struct Copies {
   std::deque<std::vector<Copy>> groups;
 };
 static std::vector<Copies> copies(1024);
+static std::vector<char> unfenced(1024);  // whether a thread's copies are not yet fenced
 
 static bool in_shared(const void *pointer, size_t bytes) {
   const unsigned char *first = static_cast<const unsigned char *>(pointer);
@@ -42,9 +44,11 @@ template <int LEFT>
 void wait_copies() {
   Copies &mine = copies[emulation::current];
   for (; mine.groups.size() > LEFT; mine.groups.pop_front())
-    for (const Copy &copy : mine.groups.front())
+    for (const Copy &copy : mine.groups.front()) {
       if (copy.inside) memcpy(copy.to, copy.from, copy.bytes);
       else memset(copy.to, 0, copy.bytes);
+      unfenced[emulation::current] = 1;
+    }
 }
 
 // What every thread of the warp gives; all of them call it.
@@ -130,6 +134,58 @@ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
         d[i] += Number::value(warp.given[row * 4 + word % 4].a[i / 2 + word / 4 * 2], part) *
                 Number::value(warp.given[column * 4 + word % 4].b[word / 4], part);
   }
+}
+
+// Products of warpgroups run when they are waited for, each thread's sums by itself, out of shared
+// memory as the descriptors say.
+struct GroupProducts {
+  std::vector<std::function<void()>> open;
+  std::deque<std::vector<std::function<void()>>> groups;
+};
+static std::vector<GroupProducts> products(1024);
+
+static inline uint32_t shared_address(const void *pointer) {
+  return uint32_t(static_cast<const unsigned char *>(pointer) - buf_dyn_shmem);
+}
+static inline void fence_async() { unfenced[emulation::current] = 0; }
+static inline void begin_group() {}
+static inline void commit_group() {
+  GroupProducts &mine = products[emulation::current];
+  mine.groups.push_back(std::move(mine.open));
+  mine.open.clear();
+}
+template <int LEFT>
+void wait_groups() {
+  GroupProducts &mine = products[emulation::current];
+  for (; mine.groups.size() > LEFT; mine.groups.pop_front())
+    for (const auto &product : mine.groups.front()) product();
+}
+// The word of a matrix that a descriptor describes: 128-byte swizzle, base offset 0.
+static inline uint32_t described(uint64_t descriptor, int side, int depth, bool side_major) {
+  demand(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0, "not the 128-byte swizzle");
+  const uint32_t start = (descriptor & 0x3fff) << 4;
+  const uint32_t leading = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+  uint32_t at = start + (side_major ? side / 64 * leading + side % 64 * 2 + depth / 8 * stride + depth % 8 * 128
+                                    : side / 8 * stride + side % 8 * 128 + depth * 2);
+  at ^= (at >> 7 & 7) << 4;
+  demand(in_shared(buf_dyn_shmem + at, 2), "a product leaves shared memory");
+  return half_word(buf_dyn_shmem + at, 0);
+}
+template <class Number, int COLUMNS, bool A_SIDE, bool B_SIDE>
+void group_multiply(float (&d)[COLUMNS / 2], uint64_t a, uint64_t b) {
+  for (size_t i = 0; i < emulation::count; i++)
+    demand(!unfenced[i], "a product may read shared memory before copies are seen");
+  const int thread = int(emulation::current) % 128;
+  float *const sums = d;
+  products[emulation::current].open.push_back([=] {
+    for (int i = 0; i < COLUMNS / 2; i++) {
+      const int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8;
+      const int column = i / 4 * 8 + thread % 4 * 2 + i % 2;
+      for (int k = 0; k < 16; k++)
+        sums[i] += Number::value(described(a, row, k, A_SIDE), 0) *
+                   Number::value(described(b, column, k, B_SIDE), 0);
+    }
+  });
 }
 
 }  // namespace athanor

@@ -32,7 +32,9 @@ def emulated_image(source, architecture):
     folder = Path(tempfile.gettempdir(), "athanor-emulation")
     folder.mkdir(exist_ok=True)
     header = "".join((HERE / name).read_text() for name in ("emulate.h", "emulate_warp.h"))
-    path = folder / f"{hashlib.sha256((header + text).encode()).hexdigest()}.so"
+    # What nvcc defines for sm_90a alone: kernels of warpgroups.
+    feature = ["-D__CUDA_ARCH_FEAT_SM90_ALL"] if architecture == "sm_90a" else []
+    path = folder / f"{hashlib.sha256((header + text + str(feature)).encode()).hexdigest()}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory() as work:
             Path(work, "kernels.cpp").write_text(text)
@@ -41,6 +43,7 @@ def emulated_image(source, architecture):
                 "-fsanitize=alignment",
                 "-ffp-contract=off",
                 f"-I{HERE}",
+                *feature,
                 "kernels.cpp",
                 "-o",
                 "image.so",

@@ -123,3 +123,30 @@ def test_tiles_of_products_stay_in_registers(precision):
         assert used["stack_bytes"] == 0
         assert used["registers"] * int(launch["extents"][3]) <= 65536
     assert 32 * 1024 <= launch["shared_bytes"] <= target.gpu.shared_bytes
+
+
+@needs_compiler
+def test_the_image_for_sm_90a_has_products_of_warpgroups():
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["y"])],
+        "g",
+        [
+            value("a", TensorProto.FLOAT16, [4096, 1024]),
+            value("b", TensorProto.FLOAT16, [1024, 4096]),
+        ],
+        [value("y", TensorProto.FLOAT16, [4096, 4096])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
+    artifact = athanor.compile(model, "cuda -arch=sm_90a", keep_ir=True)
+    device = artifact.metadata["device"]
+    (used,) = device["images"][0]["functions"].values()
+    assert used["stack_bytes"] == 0
+    assert used["registers"] * 256 <= 65536
+    source = artifact.metadata["ir"]["cuda"]
+    ptx = cuda_images.device_image(source, "compute_90a").data.decode()
+    assert "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16" in ptx
+    assert "mma.sync.aligned" not in ptx
+    plain = cuda_images.device_image(source, "compute_90").data.decode()
+    assert "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" in plain
+    assert "wgmma" not in plain
