@@ -17,7 +17,7 @@ def cached_images(source: str, gpu: GPUSpec, enabled: bool = True) -> list[Devic
     Raises CompileError where there is no compiler for CUDA, or where it refuses the source.
     """
     base = user_cache() if enabled else None
-    names = [*gpu.architectures, gpu.portable]
+    names = [*gpu.architectures, *([gpu.portable] if gpu.portable else [])]
     return [_image(source, name, base) for name in names]
 
 

@@ -43,7 +43,8 @@ _MULTIPROCESSORS = {
 """Of the largest device of each compute capability, from NVIDIA's data sheets."""
 
 _EVERYWHERE_KIB = 99
-"""An image for sm_80 runs on 8.6 and 8.9 too, and the PTX on 12.0: no kernel may want more."""
+"""An image for sm_80 runs on 8.6 and 8.9 too, and the PTX on 12.0: no kernel may want more, unless
+all images are bound to their architecture by a letter."""
 
 _DEFAULT = ("sm_80", "sm_90")
 """Runs on every 8.x and 9.x device as it is, and on later ones through the PTX."""
@@ -72,10 +73,12 @@ def parse_cuda(name: str, hosts: dict[str, TargetSpec], host: str) -> TargetSpec
     asked = options["arch"].split(",") if "arch" in options else list(_DEFAULT)
     architectures = tuple(sorted(dict.fromkeys(asked), key=lambda arch: _capability(name, arch)))
     numbers = [_capability(name, arch) for arch in architectures]
+    bound = all(arch[-1].isalpha() for arch in architectures)
+    shared = [_SHARED_KIB[number] for number in numbers] + ([] if bound else [_EVERYWHERE_KIB])
     gpu = GPUSpec(
         architectures=architectures,
-        portable=f"compute_{numbers[-1]}",
-        shared_bytes=min(_EVERYWHERE_KIB, *(_SHARED_KIB[number] for number in numbers)) * KIB,
+        portable=None if bound else f"compute_{numbers[-1]}",
+        shared_bytes=min(shared) * KIB,
         multiprocessors=_MULTIPROCESSORS[numbers[-1]],
         tensor_cores=numbers[0] >= 80,
     )

@@ -13,8 +13,9 @@ class GPUSpec:
 
     architectures: tuple[str, ...]
     """As the compilers name them, `sm_80`; oldest first. An image is made for each."""
-    portable: str
-    """The architecture whose PTX goes along, for every later device: `compute_90`."""
+    portable: str | None
+    """The architecture whose PTX goes along, for every later device: `compute_90`. None where every
+    image is bound to its very architecture."""
     shared_bytes: int
     """Shared memory that one block may have, where it asks for it at launch."""
     multiprocessors: int

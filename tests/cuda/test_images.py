@@ -140,7 +140,11 @@ def test_the_image_for_sm_90a_has_products_of_warpgroups():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
     artifact = athanor.compile(model, "cuda -arch=sm_90a", keep_ir=True)
     device = artifact.metadata["device"]
+    # Bound to its architecture, so no PTX, and all of its shared memory.
+    assert [image["architecture"] for image in device["images"]] == ["sm_90a"]
     (used,) = device["images"][0]["functions"].values()
+    (kernel,) = device["kernels"].values()
+    assert kernel["launches"][0]["shared_bytes"] > 99 * 1024
     assert used["stack_bytes"] == 0
     assert used["registers"] * 256 <= 65536
     source = artifact.metadata["ir"]["cuda"]
