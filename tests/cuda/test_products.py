@@ -7,10 +7,10 @@ from onnx import helper
 
 import athanor
 from athanor.errors import CompileError
-from athanor.schedules.decisions import replaying
 from athanor.targets import target_for_precision
 
 from .test_operators import launches, model_of, rules
+from .tiles import tiles
 
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 ERRORS = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2, "tf32": 4e-3}
@@ -23,11 +23,11 @@ def numbers(seed, shape, dtype):
 
 
 def check(
-    nodes, feeds, constants, dtype, expected, tiles=(), precision="fp32", shapes=None, target="cuda"
+    nodes, feeds, constants, dtype, expected, sizes=(), precision="fp32", shapes=None, target="cuda"
 ):
     """Compile with these decisions, run, compare; the artifact."""
     model = model_of(nodes, feeds, ["y"], constants, shapes)
-    with replaying(tiles, repair=True):
+    with tiles(*sizes):
         artifact = athanor.compile(model, target, precision=precision)
     (result,) = artifact.load(threads=1).run(feeds).values()
     assert result.dtype == next(iter(feeds.values())).dtype
@@ -49,7 +49,7 @@ PRODUCT = [helper.make_node("MatMul", ["a", "b"], ["y"])]
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
-    ("a", "b", "tiles"),
+    ("a", "b", "sizes"),
     [
         ((70, 200), (200, 96), (64, 64, 1, 3)),
         ((17, 264), (264, 136), (16, 128, 1, 4)),
@@ -59,17 +59,17 @@ PRODUCT = [helper.make_node("MatMul", ["a", "b"], ["y"])]
         ((3, 40, 144), (3, 144, 72), (32, 128, 1, 3)),
     ],
 )
-def test_products_of_two_inputs(driver, dtype, a, b, tiles):
+def test_products_of_two_inputs(driver, dtype, a, b, sizes):
     feeds = {"a": numbers(0, a, dtype), "b": numbers(1, b, dtype)}
-    check(PRODUCT, feeds, {}, dtype, matmul(*feeds.values()), tiles)
+    check(PRODUCT, feeds, {}, dtype, matmul(*feeds.values()), sizes)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("swap_a", [False, True])
 @pytest.mark.parametrize("swap_b", [False, True])
-@pytest.mark.parametrize("tiles", [(64, 64, 1, 4), (128, 128, 1, 3), (64, 128, 1, 2)])
-def test_warpgroups_of_sm_90a(driver, dtype, swap_a, swap_b, tiles):
-    if dtype == "bfloat16" and tiles[0] == 128:
+@pytest.mark.parametrize("sizes", [(64, 64, 1, 4), (128, 128, 1, 3), (64, 128, 1, 2)])
+def test_warpgroups_of_sm_90a(driver, dtype, swap_a, swap_b, sizes):
+    if dtype == "bfloat16" and sizes[0] == 128:
         pytest.skip("differs from float16 in the numbers alone, which small tiles show")
     a, b = (136, 328), (328, 72)
     feeds = {"a": numbers(0, a[::-1] if swap_a else a, dtype)}
@@ -77,7 +77,7 @@ def test_warpgroups_of_sm_90a(driver, dtype, swap_a, swap_b, tiles):
     nodes = [helper.make_node("Gemm", ["a", "b"], ["y"], transA=int(swap_a), transB=int(swap_b))]
     left, right = feeds["a"], feeds["b"]
     expected = matmul(left.T if swap_a else left, right.T if swap_b else right)
-    check(nodes, feeds, {}, dtype, expected, tiles, target="cuda -arch=sm_90a")
+    check(nodes, feeds, {}, dtype, expected, sizes, target="cuda -arch=sm_90a")
 
 
 @pytest.mark.parametrize("dtype", TYPES)
