@@ -132,10 +132,12 @@ class _Rewriter(GraphRewriter):
 
     def run_time_tile(self, a: Expr, b: Expr, swapped: bool) -> int:
         """The register tile of a product of two values of the run, as panel * TILE + rows."""
-        panel = 16
         shape, other = static_shape(a), static_shape(b)
         if shape is None or other is None:
-            return panel * TILE
+            return matmul.run_time_panel(self.target, None) * TILE
+        # A transposed operand is read along its rows, which are a panel's columns.
+        columns = None if swapped else other[-1]
+        panel = matmul.run_time_panel(self.target, columns)
         preferred = panel * TILE + matmul.tile_rows(shape[-2], panel, shape[-1])
         sizes = "x".join(map(str, shape)), "x".join(map(str, other))
         key = f"batch_matmul {sizes[0]}, {sizes[1]}{' transposed' if swapped else ''}"

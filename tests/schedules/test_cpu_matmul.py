@@ -8,6 +8,7 @@ from athanor.schedules.compute.matmul import (
     matmul_packed,
     matmul_panel,
     pack_matmul_weight,
+    run_time_panel,
     tile_rows,
     worth_dots,
 )
@@ -52,6 +53,30 @@ def test_register_tile_fits(name):
         tile = tile_rows(rows, panel)
         assert tile * vectors + vectors + 1 <= target.vector_registers
         assert rows is None or tile <= rows
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+@pytest.mark.parametrize("columns", [None, 1, 16, 50, 64, 65, 96, 128, 200])
+def test_panels_of_the_run_pad_no_more_than_narrow_ones(name, columns):
+    target = TARGETS[name]
+    panel = run_time_panel(target, columns)
+    if columns is None:
+        assert panel == 16
+        return
+    assert -(-columns // panel) * panel == -(-columns // 16) * 16
+    vectors = max(1, panel // target.lanes(32))
+    for rows in (1, 5, 50, 128, 200):
+        tile = tile_rows(rows, panel, 64)
+        assert panel == 16 or tile * vectors + vectors + 1 <= target.vector_registers
+
+
+@pytest.mark.parametrize("rows", [1, 3, 50])
+@pytest.mark.parametrize("columns", [50, 64, 120])
+def test_wide_panels_of_the_run(rows, columns):
+    a, b = random(3, rows, 33), random(3, 33, columns)
+    inputs = [placeholder("a", *a.shape), placeholder("b", *b.shape)]
+    out = batch_matmul(*inputs, False, False, run_time_panel(NATIVE, columns))
+    check(prim_func(inputs, [out]), "CPUMatmul", [a, b], [a @ b])
 
 
 SHAPES = [
