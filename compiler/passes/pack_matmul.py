@@ -113,7 +113,7 @@ class _Rewriter(GraphRewriter):
 
         Rows are 0 where the compute decides them.
         """
-        panel = matmul.matmul_panel(self.target, columns)
+        panel = matmul.matmul_panel(self.target, columns, None if self.bf16 else depth)
         dots = matmul.worth_dots(depth, columns, self.target)
         shape = static_shape(a)
         if shape is None or self.bf16:

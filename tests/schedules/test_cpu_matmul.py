@@ -35,6 +35,12 @@ def test_panels_are_narrow_where_that_leaves_less_of_them_empty():
     assert matmul_panel(NATIVE, panel + lanes + 1) == matmul_panel(NATIVE) == panel
 
 
+def test_panels_are_narrow_where_little_is_summed_up():
+    panel, lanes = matmul_panel(NATIVE), NATIVE.lanes(32)
+    assert matmul_panel(NATIVE, 1000, 3) == (16 if lanes == 16 else panel)
+    assert matmul_panel(NATIVE, 1000, 65) == matmul_panel(NATIVE, 1000) == panel
+
+
 @pytest.mark.parametrize(("m", "k", "n"), [(5, 700, 1), (3, 1001, 2)])
 def test_few_columns_are_dot_products(m, k, n):
     assert worth_dots(k, n, NATIVE) and not worth_dots(16, n, NATIVE)
