@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tvm import s_tir, tirx
 
+from athanor.errors import CompileError
 from athanor.schedules.decisions import DecisionPoint, Decisions
 from athanor.schedules.rule import apply_decisions
 from athanor.targets import TargetSpec
@@ -54,6 +55,12 @@ class Builder:
     """Builds candidates of one target; scheduling holds Python's lock, LLVM uses `jobs` cores."""
 
     def __init__(self, target: TargetSpec, jobs: int) -> None:
+        """Raises CompileError for a target whose kernels can't be tuned."""
+        if target.gpu is not None:
+            raise CompileError(
+                f"target {target.name!r}: kernels on a GPU can't be tuned yet; their rules decide "
+                "without a database"
+            )
         self.target = target
         self._pool = ThreadPoolExecutor(jobs)
         self._folder = tempfile.TemporaryDirectory(prefix="athanor-build-")
