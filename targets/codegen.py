@@ -22,6 +22,7 @@ from athanor.targets.bf16_dots import JoinPairs, LowerDots, MarkRounding
 from athanor.targets.lower_math import LowerMath, LowerPower
 from athanor.targets.overlap_rests import OverlapRests
 from athanor.targets.partition_loops import PartitionLoops
+from athanor.targets.prefetch_weights import PrefetchWeights
 from athanor.targets.shorten_reductions import ShortenReductions
 from athanor.targets.target import TargetSpec
 
@@ -150,6 +151,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             s.StmtSimplify(),
             s.LowerOpaqueBlock(),
             t.FlattenBuffer(),
+            PrefetchWeights(),
             LowerPower(),
             *([MarkRounding()] if target.bf16_dots else []),
             t.BF16ComputeLegalize(),

@@ -10,6 +10,7 @@ from athanor.schedules.conv_tasks import Tiling, decide_tiling
 from athanor.schedules.decisions import decide
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_elementwise import schedule_spatial
+from athanor.targets.prefetch_weights import REDUCTION, SPATIAL
 from athanor.targets.target import TargetSpec
 
 UNROLLED = 64
@@ -56,20 +57,22 @@ class CPUConv2d:
         tiling = decide_tiling(sch, shape, target)
         if tiling.flat:
             _make_flat(sch, conv, last, shape, tiling)
-        channel_loops, tile, pixel_loops = _tile_output(sch, last, shape, tiling, target)
+        channel_loops, tile_loops, pixel_loops = _tile_output(sch, last, shape, tiling, target)
+        tile = tile_loops[-1]
         # Not scope "local": TVM takes that from the workspace, and then LLVM keeps dead stores.
         sch.compute_at(conv, tile, preserve_unit_loops=True)
         if pad is not None:
             sch.compute_at(pad, channel_loops[-1], preserve_unit_loops=True)
             schedule_padding(sch, pad, shape, target)
-        reduction = _tile_reduction(sch, conv, tiling, shape, target)
+        steps = _tile_reduction(sch, conv, tiling, shape, target)
+        _prefetch_weights(sch, conv, tile_loops, steps, shape, tiling, target)
         for loop in pixel_loops[:-1]:
             sch.unroll(loop)
         sch.vectorize(pixel_loops[-1])
         task = sch.fuse(*channel_loops)
         if tiling.parallel:
             sch.parallel(task)
-        init = sch.decompose_reduction(conv, reduction)
+        init = sch.decompose_reduction(conv, steps[0])
         *outer, lane = sch.get_loops(init)
         sch.vectorize(lane)
         for loop in outer[-(3 if tiling.flat else 4) :]:
@@ -130,8 +133,8 @@ def _make_flat(
 
 def _tile_output(
     sch: s_tir.Schedule, last: SBlockRV, shape: ConvShape, tiling: Tiling, target: TargetSpec
-) -> tuple[list[LoopRV], LoopRV, list[LoopRV]]:
-    """Loops of the storing block -> task loops, the loop over pixel tiles, loops of one tile."""
+) -> tuple[list[LoopRV], list[LoopRV], list[LoopRV]]:
+    """Loops of the storing block -> loops over tasks, over tiles of the same weights, of a tile."""
     image, channel, row, column, inner = sch.get_loops(last)
     lanes = min(target.lanes(32), shape.out_block)
     per_block = shape.out_block // lanes
@@ -141,21 +144,21 @@ def _tile_output(
     group, channel_tile, channel = sch.split(channel, [None, tiling.chunk, wide])
     if tiling.flat:
         band, tile, pixel = row, *sch.split(column, [None, tiling.tile.pixels])
-        order = [channel_tile, part, tile, pixel]
+        tiles = [part, tile]
     else:
         band, row = sch.split(row, [None, tiling.rows])
         tile, pixel = sch.split(column, [None, tiling.tile.pixels])
-        order = [channel_tile, part, row, tile, pixel]
+        tiles = [part, row, tile]
     tasks = [image, group, band] if tiling.groups_first else [image, band, group]
-    sch.reorder(*tasks, *order, channel, vector, lane)
+    sch.reorder(*tasks, channel_tile, *tiles, pixel, channel, vector, lane)
     sch.annotate(tile, "pragma_loop_partition_hint", 1)
-    return tasks, tile, [pixel, channel, vector, lane]
+    return tasks, tiles, [pixel, channel, vector, lane]
 
 
 def _tile_reduction(
     sch: s_tir.Schedule, conv: SBlockRV, tiling: Tiling, shape: ConvShape, target: TargetSpec
-) -> LoopRV:
-    """Order the product's loops within one tile; the outermost loop of the reduction."""
+) -> list[LoopRV]:
+    """Order the product's loops within one tile; those of the reduction that are not unrolled."""
     *_, image, channel, row, pixel, inner, rc, kh, kw, ri = sch.get_loops(conv)
     lanes = min(target.lanes(32), shape.out_block)
     vector, lane = sch.split(inner, [None, lanes])
@@ -179,4 +182,27 @@ def _tile_reduction(
     for loop in (step, pixel, channel, vector):
         sch.unroll(loop)
     sch.vectorize(lane)
-    return order[0]
+    return order
+
+
+def _prefetch_weights(
+    sch: s_tir.Schedule,
+    conv: SBlockRV,
+    tiles: list[LoopRV],
+    steps: list[LoopRV],
+    shape: ConvShape,
+    tiling: Tiling,
+    target: TargetSpec,
+) -> None:
+    """Let weights that L2 does not hold come while the channel tile before them is at work."""
+    block_elements = shape.taps * shape.out_block
+    fits = shape.out_blocks * block_elements * 4 <= target.l2_bytes // 2
+    if fits or shape.depth == 1 or shape.out_height is None or shape.out_width is None:
+        return
+    per_block = max(1, shape.out_block // target.lanes(32))
+    blocks_together = max(1, tiling.tile.vectors // per_block)
+    for loop in tiles:
+        sch.annotate(loop, SPATIAL, 1)
+    weights = sch.get(conv).reads[-1].source.name
+    for loop in steps:
+        sch.annotate(loop, REDUCTION, [weights, blocks_together * block_elements])

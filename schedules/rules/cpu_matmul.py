@@ -11,6 +11,7 @@ from athanor.schedules.compute.bf16 import BITS
 from athanor.schedules.compute.matmul import ROWS, flatten
 from athanor.schedules.decisions import decide
 from athanor.schedules.rules.cpu_elementwise import schedule_spatial
+from athanor.targets.prefetch_weights import REDUCTION, SPATIAL
 from athanor.targets.target import TargetSpec
 
 PARALLEL_MACS = 1 << 18
@@ -115,6 +116,9 @@ def _tile(
     sch.vectorize(j_in)
     for loop in (k_in, i, j_panel):
         sch.unroll(loop)
+    if is_packed and depth and tiles and depth * n_extent * 4 > target.l2_bytes // 2:
+        sch.annotate(row_tile, SPATIAL, 1)
+        sch.annotate(k_out, REDUCTION, [stmt.reads[-1].source.name, depth * panel * group])
     start = sch.decompose_reduction(product, k_out)
     *_, i, j_panel, j_in = sch.get_loops(start)
     sch.vectorize(j_in)
