@@ -138,7 +138,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
     s, t = s_tir.transform, tirx.transform
     return tvm.transform.Sequential(
         [
-            t.BindTarget(target.tvm),
+            t.BindTarget(target.lowering),
             # Blocks -> loops over flat memory
             ShortenReductions(),
             OverlapRests(),

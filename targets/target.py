@@ -83,6 +83,14 @@ class TargetSpec:
             target["mattr"] = list(self.mattr)
         return Target(target, host=target)
 
+    @property
+    def lowering(self) -> Target:
+        """The TVM target that passes see: one whose vectors have the length that rules gave them.
+
+        Where TVM sees vectors of any length, it turns every other one into a loop of such.
+        """
+        return replace(self, mattr=tuple(flag for flag in self.mattr if flag != "+v")).tvm
+
     def with_caches(self, l1: int, l2: int, l3: int, cores: int) -> TargetSpec:
         """This target with the sizes of the machine at hand."""
         return replace(self, l1_bytes=l1, l2_bytes=l2, l3_bytes=l3, cores=cores)

@@ -142,7 +142,7 @@ def test_lowers_for_every_target(name):
     func, *_ = winograd(64, 64, (28, 28))
     sch = CPUWinograd().apply(func, target)
     kernel = build_kernels({"kernel": lower_kernel("kernel", sch.mod["main"], target)}, target)
-    add = {"aarch64": "fmla", "x86-64-v2": "addps"}.get(name, "vfmadd")
+    add = {"aarch64": "fmla", "x86-64-v2": "addps", "rv64gcv": "vfma"}.get(name, "vfmadd")
     assert kernel.assembly().count(add) >= 32
 
 

@@ -7,8 +7,8 @@ import pytest
 import tvm_ffi
 from tvm import te, tirx
 from tvm.ir import Call, IRModule
-from tvm.sym import Analyzer
 from tvm.script import tirx as T
+from tvm.sym import Analyzer
 
 from athanor.schedules.compute import matmul
 from athanor.targets import TARGETS
