@@ -116,7 +116,7 @@ def _tile(
     sch.vectorize(j_in)
     for loop in (k_in, i, j_panel):
         sch.unroll(loop)
-    if is_packed and depth and tiles and depth * n_extent * 4 > target.l2_bytes // 2:
+    if is_packed and depth and n_extent and 4 * depth * n_extent > target.l2_bytes // 2:
         sch.annotate(row_tile, SPATIAL, 1)
         sch.annotate(k_out, REDUCTION, [stmt.reads[-1].source.name, depth * panel * group])
     start = sch.decompose_reduction(product, k_out)
