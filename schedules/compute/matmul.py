@@ -193,6 +193,9 @@ def batch_matmul(
     n = b0 if transpose_b else b1
     rows = rows or tile_rows(constant(m), panel, None if transpose_a else constant(depth))
     padded, panels = _round_up(m, rows), _round_up(n, panel, count=True)
+    if constant(m) is None and not isinstance(m, tirx.Var):
+        # The scheduler has to find out that it is no less than m, and does not of a rounded 3 * s.
+        padded = m + tirx.floormod(-m, rows)
     exact_rows, exact_columns = _divides(m, rows), _divides(n, panel)
 
     def outer(indices: Sequence[tirx.Expr], dims: list[tirx.Expr]) -> list[tirx.Expr | int]:

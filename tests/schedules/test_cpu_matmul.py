@@ -187,6 +187,22 @@ def test_batched_symbolic(size):
     check(func, "CPUMatmul", [wanted, right], [wanted @ right], {"b": 3, "s": size})
 
 
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("rows", [lambda s, t: s * 3, lambda s, t: s * t, lambda s, t: s + 4])
+def test_batched_rows_that_are_computed_from_symbols(rows, transpose_a):
+    """Kept as parameters of their own, for no shape tells them."""
+    b, s, t = (tirx.Var(name, "int64") for name in "bst")
+    for size in (1, 7):
+        known = {"b": 2, "s": size, "t": 5}
+        count = rows(size, 5)
+        left, right = random(2, count, 24), random(2, 24, 40)
+        shape = (b, 24, rows(s, t)) if transpose_a else (b, rows(s, t), 24)
+        inputs = [placeholder("left", *shape), placeholder("right", b, 24, 40)]
+        func = prim_func(inputs, [batch_matmul(*inputs, transpose_a, False)])
+        given = left.swapaxes(1, 2).copy() if transpose_a else left
+        check(func, "CPUMatmul", [given, right], [left @ right], known)
+
+
 def test_batch_broadcast():
     a, b = placeholder("a", 2, 3, 7, 5), placeholder("b", 1, 3, 5, 20)
     left, right = random(2, 3, 7, 5), random(1, 3, 5, 20)
