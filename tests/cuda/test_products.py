@@ -106,6 +106,17 @@ def test_bias_residual_and_activation_in_the_same_launch(driver, dtype, split):
     assert launches(artifact) == (1 if split == 1 else 2)
 
 
+def test_two_columns_of_16_bits_are_loaded_as_vectors(driver):
+    feeds = {"a": numbers(0, (1, 1280), "float16")}
+    constants = {"b": numbers(1, (1280, 2), "float16")}
+    model = model_of(PRODUCT, feeds, ["y"], constants)
+    artifact = athanor.compile(model, "cuda", keep_ir=True)
+    (result,) = artifact.load(threads=1).run(feeds).values()
+    expected = matmul(feeds["a"], constants["b"])
+    np.testing.assert_allclose(result.astype(float), expected, rtol=2e-3, atol=2e-2)
+    assert "*(uint4*)" in artifact.metadata["ir"]["cuda"]
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("rows", [1, 33])
 def test_sizes_of_the_run(driver, dtype, rows):
