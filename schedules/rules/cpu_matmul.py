@@ -116,7 +116,8 @@ def _tile(
     sch.vectorize(j_in)
     for loop in (k_in, i, j_panel):
         sch.unroll(loop)
-    if is_packed and depth and n_extent and 4 * depth * n_extent > target.l2_bytes // 2:
+    weight_bytes = 4 * depth * n_extent if is_packed and depth and n_extent else 0
+    if tiles and depth and weight_bytes > target.l2_bytes // 2:
         sch.annotate(row_tile, SPATIAL, 1)
         sch.annotate(k_out, REDUCTION, [stmt.reads[-1].source.name, depth * panel * group])
     start = sch.decompose_reduction(product, k_out)

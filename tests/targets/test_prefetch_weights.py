@@ -91,3 +91,15 @@ def test_product(l2_bytes):
     _, lowered, _ = schedule_and_lower("product", func, target)
     assembly = build_kernels({"product": lowered}, target).assembly()
     assert ("prefetch" in assembly) == (l2_bytes < 1 << 20)
+
+
+def test_rows_of_the_run():
+    """Their tiles can't be counted: no prefetch, and the rule still holds."""
+    target = replace(TARGETS["x86-64-v3"], l2_bytes=1 << 13)
+    a = te.placeholder((te.var("m", "int64"), 96), "float32", "a")
+    weight = matmul.pack_matmul_weight(np.zeros((96, 80), "float32"), False, target)
+    b = te.placeholder(weight.shape, "float32", "b")
+    func = te.create_prim_func([a, b, matmul.matmul_packed(a, b, 80)], "int64")
+    _, lowered, rule = schedule_and_lower("product", func, target)
+    assert rule == "CPUMatmul"
+    assert "prefetch" not in build_kernels({"product": lowered}, target).assembly()
