@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from tvm.script.ir_builder import tirx as I
 
 from athanor.schedules import blocks
 from athanor.schedules.combine import combined
-from athanor.schedules.device_threads import RowPlan, RowThreads, each, i64, put_together
+from athanor.schedules.device_threads import RowPlan, RowThreads, each, i64, lanes, put_together
 from athanor.schedules.linear import along, flat_address, split_number
 from athanor.schedules.row_stages import RowFunction, Stage, replace_variables
 from athanor.schedules.rules.by_hand import SCHEDULED
@@ -183,10 +182,8 @@ class StageEmitter:
         with self.threads.storing():
             for start in range(0, vector, width):
                 place = self.at(address, self.threads.element(chunk, start))
-                lanes = I.vectorized(i64(0), i64(width)) if width > 1 else nullcontext(i64(0))
-                with lanes as lane:
-                    value = registers[first + start + lane]
-                    I.buffer_store(self.alias(buffer), value, [place + lane])
+                value = registers[lanes(first + start, width)]
+                I.buffer_store(self.alias(buffer), value, [lanes(place, width)])
 
     def over_elements(
         self,
@@ -245,10 +242,8 @@ class StageEmitter:
         first = chunk * vector if self.plan.chunks else i64(0)
         for start in range(0, vector, width):
             place = self.at(kept.address, self.threads.element(chunk, start))
-            lanes = I.vectorized(i64(0), i64(width)) if width > 1 else nullcontext(i64(0))
-            with lanes as lane:
-                value = self.alias(kept.buffer)[place + lane]
-                I.buffer_store(kept.registers, value, [first + start + lane])
+            value = self.alias(kept.buffer)[lanes(place, width)]
+            I.buffer_store(kept.registers, value, [lanes(first + start, width)])
 
     def is_vector(self, buffer: tirx.Buffer, address: tirx.Expr) -> bool:
         """Whether the vectors of a row lie together, and on addresses that they divide."""

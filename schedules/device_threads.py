@@ -62,6 +62,15 @@ def i64(value: Any) -> Any:
     return tirx.IntImm("int64", value) if isinstance(value, int) else value
 
 
+def lanes(first: Any, width: int) -> Any:
+    """Neighbouring indices as one vector's.
+
+    Not a vectorized loop: within a division TVM's simplifier would mix the lane with the rest, and
+    what lies together would be read one by one.
+    """
+    return first if width == 1 else tirx.Ramp(first, i64(1), width)
+
+
 def each(count: int) -> AbstractContextManager[Any]:
     """An unrolled loop."""
     return nullcontext(i64(0)) if count == 1 else I.unroll(i64(0), i64(count))

@@ -141,7 +141,7 @@ def cuda_source(kernels: Iterable[DeviceKernel], gpu: GPUSpec) -> str:
     for kernel in kernels:
         mod.update(kernel.functions)
     storage = [t.FP8StorageLegalize(), t.BF16StorageLegalize()]
-    finish = [*storage, t.LowerWarpMemory(), t.LowerIntrin()]
+    finish = [*storage, t.LowerWarpMemory(), t.StmtSimplify(), t.LowerIntrin()]
     finish.append(WrapNarrowIntegers())
     mod = tvm.transform.Sequential(finish)(mod)
     # TVM compiles what it generates through this function; the images are made elsewhere.

@@ -29,6 +29,15 @@ def test_broadcasting(driver, other):
     assert rules(compare(model_of(nodes, feeds, ["y"]), feeds)) == {"CUDAElementwise"}
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_vector_of_a_row_lies_together_where_rows_repeat(driver, dtype):
+    feeds = {"x": numbers(2, 3, 4, 8, dtype=dtype), "z": numbers(3, 1, 1, dtype=dtype)}
+    nodes = [helper.make_node("Mul", ["x", "z"], ["y"])]
+    compare(model_of(nodes, feeds, ["y"]), feeds)
+    feeds["z"] = numbers(1, dtype=dtype)
+    compare(model_of(nodes, feeds, ["y"]), feeds)
+
+
 @pytest.mark.parametrize("rows", [1, 300])
 def test_run_time_sizes(driver, rows):
     feeds = {"x": numbers(rows, 24), "z": numbers(24)}
