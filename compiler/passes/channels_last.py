@@ -29,7 +29,9 @@ class ChannelsLast:
         values = [b.value for block in mod["main"].body.blocks for b in block.bindings]
         if not any(op_name(value) == "relax.nn.conv2d" for value in values):
             return mod
-        layouts = {"relax.nn.conv2d": ["NHWC", "OHWI"]}
+        # There is no lowering of a transposed one but in NCHW.
+        kept = {"relax.nn.conv2d_transpose": ["NCHW", "IOHW"]}
+        layouts = {"relax.nn.conv2d": ["NHWC", "OHWI"], **kept}
         return relax.transform.ConvertLayout(layouts)(_Clips(mod).run())
 
 

@@ -97,3 +97,14 @@ def test_a_float16_model(driver):
     (expected,) = ReferenceEvaluator(model_of(nodes, data, ["y"], wide)).run(None, data)
     np.testing.assert_allclose(result.astype(np.float32), expected, rtol=2e-3, atol=2e-2)
     assert "CUDAConv2d" in rules(artifact)
+
+
+def test_a_transposed_convolution_between_others_keeps_its_layout(driver):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["p"], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["p", "t"], ["q"], strides=[2, 2]),
+        helper.make_node("Conv", ["q", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    feeds = {"x": numbers(0, 1, 16, 5, 6)}
+    constants = {"w": numbers(1, 16, 16, 3, 3) / 8, "t": numbers(2, 16, 16, 2, 2) / 8}
+    check(nodes, feeds, constants, 144)
