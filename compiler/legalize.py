@@ -47,7 +47,29 @@ def _rms_norm(call: Call) -> RowCompute:
     return compute
 
 
+def _instance_norm(call: Call) -> RowCompute:
+    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
+    epsilon = float(call.attrs.epsilon)
+
+    def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        return layer_norm.instance_norm(x, gamma, beta, epsilon)
+
+    return compute
+
+
+def _group_norm(call: Call) -> RowCompute:
+    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
+    groups, epsilon = int(call.attrs.num_groups), float(call.attrs.epsilon)
+
+    def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
+        return layer_norm.group_norm(x, gamma, beta, groups, epsilon)
+
+    return compute
+
+
 ROW_OPERATORS: dict[str, RowOperator] = {
+    "relax.nn.group_norm": _group_norm,
+    "relax.nn.instance_norm": _instance_norm,
     "relax.nn.layer_norm": _layer_norm,
     "relax.nn.log_softmax": _softmax(softmax.log_softmax),
     "relax.nn.rms_norm": _rms_norm,
@@ -128,6 +150,7 @@ def _conv2d(builder: relax.BlockBuilder, call: Call) -> Expr:
 
 LEGALIZE: dict[str, LegalizeFunction] = {
     "relax.cosh": _hyperbolic(False, "cosh"),
+    "relax.nn.conv2d": _conv2d,
     "relax.sinh": _hyperbolic(True, "sinh"),
     **dict.fromkeys(ROW_OPERATORS, _legalize_rows),
 }
