@@ -81,7 +81,7 @@ def _prefetches(
     """What the body of the innermost loop over steps begins with."""
     name, elements = loop.annotations[REDUCTION]
     read = _first_load(loop.body, str(name))
-    if read is None or len(read.indices) != 1:
+    if read is None or len(read.indices) != 1 or not _are_known([*tiles, *steps]):
         return []
     inner: list[tirx.For] = []
     tvm_ffi.structural_walk(loop.body, (tirx.For, inner.append))
@@ -116,6 +116,11 @@ def _first_load(stmt: tirx.Stmt, name: str) -> ir.TensorLoad | None:
 
     tvm_ffi.structural_walk(stmt, (ir.TensorLoad, see))
     return found[0] if found else None
+
+
+def _are_known(loops: list[tirx.For]) -> bool:
+    """Whether every loop has a number of iterations; a band that may be short has none."""
+    return all(isinstance(loop.extent, tirx.IntImm) for loop in loops)
 
 
 def _position(loops: list[tirx.For]) -> tuple[tirx.Expr | int, int]:

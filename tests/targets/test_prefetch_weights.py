@@ -75,6 +75,22 @@ def test_lines(tiles, outer, inner, covered):
     assert max(lines) < first + elements // 16 + 4 * outer  # not far behind
 
 
+def test_tiles_of_a_short_band():
+    """The last band has fewer rows of tiles: they can't be counted."""
+
+    @T.prim_func(private=True)
+    def main(b: T.Buffer((4096,), "float32"), c: T.Buffer((64,), "float32")):
+        for band in range(4):
+            for tile in T.serial(
+                T.min(4, 14 - band * 4), annotations={"athanor.prefetch.tiles": 1}
+            ):
+                for k in T.serial(8, annotations={"athanor.prefetch.steps": ["b", 512]}):
+                    c[band * 4 + tile] += b[k]
+
+    body = PrefetchWeights()(IRModule({"main": main}))["main"].body
+    assert "prefetch" not in body.script()
+
+
 def test_one_tile():
     """Weights that are read once come at the pace of memory anyway."""
     assert not prefetched(panels(1, 24, 64, 24 * 64))
