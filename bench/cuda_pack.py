@@ -27,11 +27,11 @@ import athanor
 from athanor.compiler.artifact import WEIGHTS_SUFFIX, Artifact
 from athanor.compiler.commands.feeds import index_limits, make_feeds
 from athanor.errors import AthanorError
+from athanor.runtime import library
 from athanor.runtime.dtypes import named_dtype
 from athanor.runtime.spec import TensorSpec
 
 HERE = Path(__file__).resolve().parent
-PACKAGE = HERE.parent
 DRAWN_BYTES = 1 << 14
 """Constants of floats from this size on are drawn on the other machine."""
 LARGEST_ONNX_BYTES = 4 << 20
@@ -71,13 +71,14 @@ def pack_runtime(folder: Path) -> None:
     """The package as far as running goes, and the scripts."""
     package = folder / "athanor"
     package.mkdir(parents=True, exist_ok=True)
-    for source in (PACKAGE / "compiler" / "api").glob("*.py"):
+    for source in Path(athanor.__file__).parent.glob("*.py"):
         shutil.copyfile(source, package / source.name)
     runtime = package / "runtime"
     (runtime / "lib").mkdir(parents=True, exist_ok=True)
-    for source in [*(PACKAGE / "runtime").glob("*.py"), *(PACKAGE / "runtime").glob("*.so")]:
+    installed = library.LIBRARY.parent.parent
+    for source in [*installed.glob("*.py"), *installed.glob("*.so")]:
         shutil.copyfile(source, runtime / source.name)
-    shutil.copyfile(PACKAGE / "runtime/lib/libathanor.so", runtime / "lib/libathanor.so")
+    shutil.copyfile(library.LIBRARY, runtime / "lib" / library.LIBRARY.name)
     for name in ("cuda.py", "cuda_modules.py", "cuda_suite.py"):
         shutil.copyfile(HERE / name, folder / name)
 

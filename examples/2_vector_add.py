@@ -63,7 +63,8 @@ def llvm_ir(mod):
     """
     settings = {"kind": "llvm", "mtriple": TARGET.triple, "mcpu": TARGET.mcpu, "opt-level": 1}
     kernel = lower_kernel("add", mod["add"], TARGET)
-    text = build_kernels({"add": kernel}, SimpleNamespace(tvm=Target(settings))).llvm_ir()
+    target = SimpleNamespace(tvm=Target(settings), avx512=TARGET.avx512)
+    text = build_kernels({"add": kernel}, target).llvm_ir()
     function = text[text.index("define ") :].partition("\n}")[0] + "\n}"
     return re.sub(r",? ![a-z.]+ !\d+| *#dbg_.*\n", "", function)
 
