@@ -9,6 +9,7 @@ from tvm.ir import Call, Expr, Op
 
 from athanor.schedules.compute import layer_norm, softmax
 from athanor.schedules.compute.conv2d_channels_last import conv2d_channels_last
+from athanor.schedules.compute.max_pool import max_pool
 
 LegalizeFunction = Callable[[relax.BlockBuilder, Call], Expr]
 RowCompute = Callable[..., te.Tensor]
@@ -48,21 +49,20 @@ def _rms_norm(call: Call) -> RowCompute:
 
 
 def _instance_norm(call: Call) -> RowCompute:
-    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
-    epsilon = float(call.attrs.epsilon)
+    epsilon, channel_axis = float(call.attrs.epsilon), int(call.attrs.channel_axis)
 
     def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
-        return layer_norm.instance_norm(x, gamma, beta, epsilon)
+        return layer_norm.instance_norm(x, gamma, beta, epsilon, channel_axis)
 
     return compute
 
 
 def _group_norm(call: Call) -> RowCompute:
-    assert _axes(call) == list(range(2, len(_axes(call)) + 2)), "not (N, C, ...)"
     groups, epsilon = int(call.attrs.num_groups), float(call.attrs.epsilon)
+    channel_axis = int(call.attrs.channel_axis)
 
     def compute(x: te.Tensor, gamma: te.Tensor, beta: te.Tensor) -> te.Tensor:
-        return layer_norm.group_norm(x, gamma, beta, groups, epsilon)
+        return layer_norm.group_norm(x, gamma, beta, groups, epsilon, channel_axis)
 
     return compute
 
@@ -148,9 +148,44 @@ def _conv2d(builder: relax.BlockBuilder, call: Call) -> Expr:
     )
 
 
+def _max_pool(builder: relax.BlockBuilder, call: Call) -> Expr:
+    x, attrs = call.args[0], call.attrs
+    layout = str(attrs.layout)
+    axes = [place for place, letter in enumerate(layout) if letter in "DHW"]
+    if (
+        layout.upper() != layout
+        or not layout.isalpha()
+        or not str(x.ty.dtype).startswith(("float", "bfloat"))
+    ):
+        return Op.get(call.op.name).get_attr("FLegalize")(builder, call)
+    padding = [int(side) for side in attrs.padding]
+    if len(padding) != 2 * len(axes):  # one for all sides, or one for both sides of an axis
+        padding = 2 * (padding if len(padding) == len(axes) else padding * len(axes))
+    kernel, strides, dilation = (
+        [int(number) for number in numbers]
+        for numbers in (attrs.pool_size, attrs.strides, attrs.dilation)
+    )
+
+    def compute(data: te.Tensor) -> te.Tensor:
+        return max_pool(
+            data,
+            axes,
+            kernel=kernel,
+            strides=strides,
+            padding=padding,
+            dilation=dilation,
+            ceil_mode=bool(attrs.ceil_mode),
+        )
+
+    return builder.call_te(compute, x, primfunc_name_hint="max_pool")
+
+
 LEGALIZE: dict[str, LegalizeFunction] = {
     "relax.cosh": _hyperbolic(False, "cosh"),
     "relax.nn.conv2d": _conv2d,
+    "relax.nn.max_pool1d": _max_pool,
+    "relax.nn.max_pool2d": _max_pool,
+    "relax.nn.max_pool3d": _max_pool,
     "relax.sinh": _hyperbolic(True, "sinh"),
     **dict.fromkeys(ROW_OPERATORS, _legalize_rows),
 }

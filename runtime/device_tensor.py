@@ -65,11 +65,17 @@ class DeviceTensor:
         export = "athanor_tensor_to_dlpack" if is_versioned else "athanor_tensor_to_old_dlpack"
         address = getattr(library(), export)(self._pointer)
         if not address:
-            raise MemoryError("no memory to hand on a tensor")
+            raise BufferError(
+                f"{self!r} can't be handed on: there is no memory for it, or its elements are "
+                "smaller than a byte, which DLPack would take to be packed; use numpy()"
+            )
         return capsule(address, is_versioned)
 
     def __repr__(self) -> str:
         return f"DeviceTensor(shape={self.shape}, dtype={self.dtype}, device={self.device})"
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise TypeError("a result on a GPU can't be copied or pickled: use numpy()")
 
     def __del__(self) -> None:
         pointer, self._pointer = getattr(self, "_pointer", None), None

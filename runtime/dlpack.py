@@ -6,19 +6,21 @@ https://dmlc.github.io/dlpack/latest/python_spec.html
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any
 
 import numpy as np
 
 from athanor.errors import RunError
 from athanor.runtime.dtypes import numpy_dtype
-from athanor.runtime.library import Tensor
+from athanor.runtime.library import Tensor, library
 
 CPU, CUDA, CUDA_HOST = 1, 2, 3
 """Device types; CUDA_HOST is memory of the host that the driver knows."""
 
 _NEW, _OLD = b"dltensor_versioned", b"dltensor"
 _READ_ONLY = 1
+_STREAM_PER_THREAD = 2
 _LARGEST_MAJOR = 1
 
 _api = ctypes.pythonapi
@@ -144,32 +146,14 @@ def stream_number(stream: Any) -> int | None:
             f"stream is {stream!r}, expected the address of a CUstream, or an object that has one "
             "as cuda_stream, ptr or __cuda_stream__"
         )
+    if number == _STREAM_PER_THREAD:
+        raise RunError(
+            "stream 2 is another one on each thread, and a session has one: give it a stream of "
+            "your own, or 1, the default one"
+        )
     return number or 1
 
 
-def _make_destructor(name: bytes, managed: type[ctypes.Structure]) -> Any:
-    """The C function that gives back a capsule that nobody has used."""
-    # In ctypes a py_object would be held again while it goes: an address is not.
-    is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
-        ("PyCapsule_IsValid", _api)
-    )
-    pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-        ("PyCapsule_GetPointer", _api)
-    )
-    release = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-    def destroy(capsule: int) -> None:
-        if is_valid(capsule, name):
-            address = pointer(capsule, name)
-            release(managed.from_address(address).deleter)(address)
-
-    made = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(destroy)
-    # Capsules may outlive this module.
-    _api.Py_IncRef(ctypes.py_object(made))
-    return made
-
-
-_DESTRUCTORS = {_NEW: _make_destructor(_NEW, _Versioned), _OLD: _make_destructor(_OLD, _Managed)}
 _new_capsule = _api.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
@@ -178,4 +162,14 @@ _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 def capsule(address: int, is_versioned: bool) -> Any:
     """A capsule of a managed tensor, which it then owns."""
     name = _NEW if is_versioned else _OLD
-    return _new_capsule(address, name, ctypes.cast(_DESTRUCTORS[name], ctypes.c_void_p))
+    return _new_capsule(address, name, _destructor())
+
+
+@functools.cache
+def _destructor() -> int | None:
+    """The address of libathanor's destructor of capsules that nobody has used.
+
+    In C, for a capsule may go while an exception is under way, which ctypes' calls would lose.
+    """
+    functions = (ctypes.cast(f, ctypes.c_void_p) for f in (_is_capsule, _pointer_of))
+    return library().athanor_capsule_destructor(*functions)

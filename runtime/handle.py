@@ -33,6 +33,9 @@ class Handle:
         pointer, self.pointer = self.pointer, ctypes.c_void_p()
         self._close(pointer)
 
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise TypeError("an open artifact can't be copied or pickled: load it again")
+
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # __init__ failed
             self.close()

@@ -141,6 +141,7 @@ _SIGNATURES = {
     "athanor_tensor_to_dlpack": (_HANDLE, _HANDLE),
     "athanor_tensor_to_old_dlpack": (_HANDLE, _HANDLE),
     "athanor_tensor_release": (None, _HANDLE),
+    "athanor_capsule_destructor": (_HANDLE, _HANDLE, _HANDLE),
     "athanor_session_profile": (*_RUN, POINTER(Event), c_uint64, POINTER(c_uint64)),
 }
 

@@ -87,6 +87,7 @@ class Model:
         )
         self._session = session
         self._stream: int | None = library().athanor_session_stream(session)
+        self._stream_object = stream  # its owner may hold it nowhere else
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -100,7 +101,8 @@ class Model:
         Raises RunError for a model for the CPU.
         """
         info = DeviceInfo(size_bytes=ctypes.sizeof(DeviceInfo))
-        check(library().athanor_session_device_info(self._alive()[1], ctypes.byref(info)))
+        with self._lock:
+            check(library().athanor_session_device_info(self._alive()[1], ctypes.byref(info)))
         fields = [field[0] for field in DeviceInfo._fields_ if field[0] != "size_bytes"]
         values = {name: getattr(info, name) for name in fields}
         return {**values, "name": info.name.decode("utf-8", "replace")}
@@ -189,6 +191,10 @@ class Model:
             self._forget_shapes()
             if session is not None:
                 library().athanor_session_close(session)
+            self._stream_object = None
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        raise TypeError("a loaded model can't be copied or pickled: use new_session, or load it")
 
     def _alive(self) -> tuple[Handle, ctypes.c_void_p]:
         handle, session = self._handle, self._session

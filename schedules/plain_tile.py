@@ -18,6 +18,8 @@ TAP_CYCLES, BLOCKED_TAP_CYCLES = 1.8, 1.05
 """Of a window's tap for one vector: along rows, whose loads cross cache lines, and in blocks."""
 COPY_CYCLES = 3
 """Of a vector of a row that gets a border; twice that where columns are dealt out to phases."""
+WINDOW_UNROLLED = 16
+"""Taps of a row, and phases of a stride, that a window along rows writes out."""
 WINDOW_PACK_BYTES_PER_CYCLE = (20, 8)
 """At which whole images are put into blocks and taken out again: about the L2 cache, and past it.
 These are of a Zen 4 processor, whose cycles for a vector others come near to."""

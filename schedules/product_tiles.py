@@ -63,6 +63,8 @@ class Tile:
     stages: int
     split: int
     """Parts of the depth, each for blocks of its own."""
+    depth_major: tuple[bool, bool]
+    """Whether the depth is what lies together in either operand; else rows, or columns, do."""
 
     @property
     def threads(self) -> int:
@@ -82,7 +84,7 @@ class Tile:
     @property
     def shared_bytes(self) -> int:
         """Of the ring of stages, or of the sums, which take its place."""
-        return _shared(self.number, self.rows, self.columns, self.stages, True, True)
+        return _shared(self.number, self.rows, self.columns, self.stages, *self.depth_major)
 
     @property
     def template(self) -> str:
@@ -148,4 +150,4 @@ def choose_tile(
     depths = [s for s in (2, 3, 4, 5) if _shared(number, m, n, s, *depth_major) <= gpu.shared_bytes]
     stages = decide(sch, "product_stages", depths, min(4, depths[-1]))
     warps = _WARPS | (_PLAIN_WARPS if number == "Single" else {})
-    return Tile(number, m, n, *warps[m, n], stages, split)
+    return Tile(number, m, n, *warps[m, n], stages, split, depth_major)

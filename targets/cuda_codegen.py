@@ -147,7 +147,10 @@ def cuda_source(kernels: Iterable[DeviceKernel], gpu: GPUSpec) -> str:
     # TVM compiles what it generates through this function; the images are made elsewhere.
     tvm.register_global_func("tvm_callback_cuda_compile", lambda *_: b"", override=True)
     build = tvm.get_global_func("target.build.cuda")
-    return with_headers(build(mod, gpu.tvm).inspect_source("cuda"))
+    source = build(mod, gpu.tvm).inspect_source("cuda")
+    # TVM's sums of a block ask which threads are together just then, behind a condition that may
+    # have parted them. All of a warp are there: those blocks are whole warps.
+    return with_headers(source.replace("__activemask()", "0xffffffffu"))
 
 
 def _lowering(gpu: GPUSpec) -> tvm.transform.Sequential:

@@ -18,7 +18,7 @@ from athanor.compiler.passes.convolution_method import (
 )
 from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
 from athanor.schedules.compute import conv2d, conv2d_transpose, layer_norm, pool2d, window
-from athanor.schedules.plain_tile import plain_is_faster, plain_window_is_faster
+from athanor.schedules.plain_tile import WINDOW_UNROLLED, plain_is_faster, plain_window_is_faster
 
 if TYPE_CHECKING:
     from athanor.compiler.passes.block_layouts import LayoutRewriter
@@ -153,6 +153,8 @@ def _plain_window_is_faster(
     assert graph.old is not None, "a binding is rewritten"
     image, result = static_shape(call.args[0]), static_shape(graph.old)
     if image is None or result is None or 0 in (*image, *result):
+        return False
+    if max(kernel[1], strides[1]) > WINDOW_UNROLLED:
         return False
     taps, sides = kernel[0] * kernel[1], ((image[2], image[3]), (result[2], result[3]))
     return plain_window_is_faster(image[1], *sides, taps, strides[1], graph.target)

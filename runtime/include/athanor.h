@@ -3,7 +3,7 @@
  * Threads. A model may be shared by all threads. A session serves one call at a time: give every
  * thread that runs a model a session of its own; sessions share the model's weights. All sessions
  * of a process share one pool of worker threads; a session with one thread never makes or uses
- * it. After fork() the child may use every session that was idle at the time of the fork.
+ * it. After fork() the child may use every session of a model for the CPU that was idle then.
  *
  * Ownership. What athanor_open and athanor_session_create hand out belongs to the caller, who
  * closes it; closing NULL is a harmless no-op. A session keeps its model alive, so both may be
@@ -294,11 +294,17 @@ ATHANOR_API const DLTensor *athanor_tensor_view(const AthanorTensor *tensor);
 ATHANOR_API AthanorStatus athanor_tensor_wait(AthanorTensor *tensor, void *stream);
 /* Copies the elements to memory of the host, and waits. */
 ATHANOR_API AthanorStatus athanor_tensor_read(AthanorTensor *tensor, void *target);
-/* DLPack's form, with a deleter; it holds the tensor, too. NULL: no memory. */
+/* DLPack's form, with a deleter; it holds the tensor, too. NULL: no memory, or elements of less than
+ * a byte, which take a whole one here. After athanor_tensor_wait, so that memory is used again only
+ * when it is not in use. */
 ATHANOR_API DLManagedTensorVersioned *athanor_tensor_to_dlpack(AthanorTensor *tensor);
 /* The same as libraries take it that know no DLPack 1.0. */
 ATHANOR_API DLManagedTensor *athanor_tensor_to_old_dlpack(AthanorTensor *tensor);
 ATHANOR_API void athanor_tensor_release(AthanorTensor *tensor);
+/* The destructor of Python's capsules of the two forms, from the addresses of PyCapsule_IsValid and
+ * PyCapsule_GetPointer. */
+ATHANOR_API void *athanor_capsule_destructor(void *py_capsule_is_valid,
+                                             void *py_capsule_get_pointer);
 
 /* ---- Profiling ------------------------------------------------------------------------------- */
 

@@ -39,6 +39,7 @@ typedef struct AthResult {
   bool is_pending;      /* the work of its run may not be done: wait for the event */
   bool used_on_default; /* the legacy default stream may be using it */
   bool used_elsewhere;  /* a stream that is not known may be */
+  bool was_waited;      /* who uses it has said where */
 } AthResult;
 AthanorStatus ath_result_pool_create(int handle, CudaHandle context, CudaHandle stream,
                                      AthResultPool **pool);
@@ -52,6 +53,8 @@ AthanorStatus ath_result_adopt(AthResultPool *pool, AthDeviceBuffer *buffer, Ath
 AthanorStatus ath_result_queued(AthResult *result);
 /* As athanor_tensor_wait. */
 AthanorStatus ath_result_wait(AthResult *result, CudaHandle stream);
+/* Who uses it has not said where: its memory goes back to the driver, which waits for the device. */
+void ath_result_use_anywhere(AthResult *result);
 AthanorStatus ath_result_read(AthResult *result, void *target, uint64_t size_bytes);
 /* From any thread. */
 void ath_result_release(AthResult *result);

@@ -32,9 +32,10 @@ static void write_key(const AthanorDescriptor *d, const AthanorRun *run, uintptr
 AthanorStatus ath_graph_create(AthDeviceSession *device, const AthanorModel *model) {
   const AthanorDeviceDescriptor *d = ath_device_descriptor(model);
   const size_t words = words_of(model->descriptor);
-  if (d->why_not_captured)
+  const bool says = model->descriptor->size_bytes >= sizeof *d;
+  if (!says || d->why_not_captured)
     return ath_fail(ATHANOR_ERROR_ARGUMENT, "%s can't run as a CUDA graph: %s", model->path,
-                    d->why_not_captured);
+                    says ? d->why_not_captured : "it does not say whether; compile it again");
   /* Twice: the key of the graph, and that of the run under way. */
   AthDeviceGraph *graph = calloc(1, sizeof *graph + 2 * words * sizeof *graph->key);
   if (!graph) return ath_fail(ATHANOR_ERROR_MEMORY, "no memory for a CUDA graph");

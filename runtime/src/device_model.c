@@ -1,6 +1,7 @@
 /* A model on a device: the image that fits it, its functions, the weights. */
 #include "device.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 
 const AthanorDeviceDescriptor *ath_device_descriptor(const AthanorModel *model) {
   const AthanorDescriptor *d = model->descriptor;
-  return d->size_bytes >= sizeof(AthanorDeviceDescriptor)
+  return d->size_bytes >= offsetof(AthanorDeviceDescriptor, why_not_captured)
              ? (const AthanorDeviceDescriptor *)(const void *)d
              : NULL;
 }
@@ -126,7 +127,12 @@ static AthanorStatus load(AthanorModel *model, int device, AthDeviceModel **resu
   }
   status = ath_cuda_check(cuda->context_push(loaded->context), ATHANOR_ERROR_MACHINE,
                           "starting the device");
-  if (!status) status = load_image(model, loaded);
+  if (status) {
+    cuda->context_release(loaded->handle);
+    free(loaded);
+    return status;
+  }
+  status = load_image(model, loaded);
   if (!status) status = find_functions(model, loaded);
   if (!status) status = upload_weights(model, loaded);
   if (status) {
@@ -153,9 +159,9 @@ AthanorStatus ath_device_model_retain(AthanorModel *model, int device, AthDevice
   AthDeviceModel *loaded = model->devices;
   while (loaded && loaded->device != device) loaded = loaded->next;
   if (loaded) {
-    loaded->references++;
     status = ath_cuda_check(cuda->context_push(loaded->context), ATHANOR_ERROR_MACHINE,
                             "starting the device");
+    if (!status) loaded->references++;
   } else {
     status = load(model, device, &loaded);
     if (!status) {

@@ -19,6 +19,10 @@ AthanorStatus ath_device_session_create(AthanorModel *model, const AthanorSessio
   const size_t inputs = (size_t)d->num_inputs, outputs = (size_t)d->num_outputs;
   AthDeviceModel *loaded;
   CudaHandle popped;
+  if (options->stream == CUDA_STREAM_PER_THREAD)
+    return ath_fail(ATHANOR_ERROR_ARGUMENT,
+                    "stream 2 is another one on each thread, and a session has one: give it a "
+                    "stream of your own, or 1, the default one");
   AthanorStatus status = ath_device_model_retain(model, options->device, &loaded);
   if (status) return status;
   AthDeviceSession *device =
@@ -78,13 +82,13 @@ void ath_device_session_close(AthanorModel *model, AthDeviceSession *device) {
 AthanorStatus ath_device_reserve(AthDeviceSession *device, AthDeviceBuffer *buffer,
                                  uint64_t size_bytes, const char *what) {
   if (buffer->data && size_bytes <= buffer->capacity_bytes) return ATHANOR_OK;
+  ath_device_open_gate(device);
   if (buffer->data) {
     /* The stream may still be using it. */
     device->driver->stream_wait(device->stream);
     device->driver->memory_free(buffer->data);
   }
   *buffer = (AthDeviceBuffer){0};
-  ath_device_open_gate(device);
   const AthanorStatus status = ath_cuda_alloc(&buffer->data, size_bytes, what);
   if (!status) buffer->capacity_bytes = size_bytes;
   return status;

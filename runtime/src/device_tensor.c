@@ -84,6 +84,8 @@ const DLTensor *athanor_tensor_view(const AthanorTensor *tensor) {
 AthanorStatus athanor_tensor_wait(AthanorTensor *tensor, void *stream) {
   ath_clear_error();
   if (!tensor) return ath_fail(ATHANOR_ERROR_ARGUMENT, "athanor_tensor_wait: tensor is NULL");
+  /* Who waits on the host may use it anywhere after. */
+  if (!stream) ath_result_use_anywhere(tensor->result);
   return ath_result_wait(tensor->result, stream);
 }
 
@@ -110,10 +112,21 @@ static void delete_old(DLManagedTensor *managed) {
   free(managed);
 }
 
-DLManagedTensorVersioned *athanor_tensor_to_dlpack(AthanorTensor *tensor) {
-  DLManagedTensorVersioned *managed = tensor ? calloc(1, sizeof *managed) : NULL;
-  if (!managed) return NULL;
+/* One more owner, by DLPack's rules; false where DLPack has no such tensor: one of elements of less
+ * than a byte, which lie in a byte each here and are packed there. */
+static bool hand_on(AthanorTensor *tensor) {
+  if (!tensor || tensor->view.dtype.bits < 8) return false;
+  if (!tensor->result->was_waited) ath_result_use_anywhere(tensor->result);
   atomic_fetch_add(&tensor->references, 1);
+  return true;
+}
+
+DLManagedTensorVersioned *athanor_tensor_to_dlpack(AthanorTensor *tensor) {
+  DLManagedTensorVersioned *managed = calloc(1, sizeof *managed);
+  if (!managed || !hand_on(tensor)) {
+    free(managed);
+    return NULL;
+  }
   *managed = (DLManagedTensorVersioned){
       .version = {1, 0},
       .manager_ctx = tensor,
@@ -124,9 +137,11 @@ DLManagedTensorVersioned *athanor_tensor_to_dlpack(AthanorTensor *tensor) {
 }
 
 DLManagedTensor *athanor_tensor_to_old_dlpack(AthanorTensor *tensor) {
-  DLManagedTensor *managed = tensor ? calloc(1, sizeof *managed) : NULL;
-  if (!managed) return NULL;
-  atomic_fetch_add(&tensor->references, 1);
+  DLManagedTensor *managed = calloc(1, sizeof *managed);
+  if (!managed || !hand_on(tensor)) {
+    free(managed);
+    return NULL;
+  }
   *managed = (DLManagedTensor){
       .dl_tensor = tensor->view, .manager_ctx = tensor, .deleter = delete_old};
   return managed;

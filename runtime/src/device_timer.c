@@ -46,6 +46,12 @@ static void wait_at_gate(void *user) {
   pthread_mutex_unlock(&timer->lock);
 }
 
+static void close_gate(AthDeviceTimer *timer) {
+  pthread_mutex_lock(&timer->lock);
+  timer->is_closed = true;
+  pthread_mutex_unlock(&timer->lock);
+}
+
 void ath_device_open_gate(AthDeviceSession *device) {
   AthDeviceTimer *timer = device->timer;
   if (!timer || !timer->is_closed) return;
@@ -88,8 +94,10 @@ AthanorStatus ath_timer_start(AthDeviceSession *device) {
   timer->count = 0;
   timer->queued = 0;
   /* A kernel's first launch may wait for the device: no gate then. */
-  if (device->has_run && !cuda->launch_host(device->stream, wait_at_gate, timer))
-    timer->is_closed = true;
+  if (device->has_run) {
+    close_gate(timer); /* first, for the driver's thread may be there at once */
+    if (cuda->launch_host(device->stream, wait_at_gate, timer)) ath_device_open_gate(device);
+  }
   timer->opened_ns = now_ns();
   return record(device, timer->first);
 }

@@ -57,6 +57,15 @@ static void destroy_free(AthResultPool *pool) {
   }
 }
 
+/* Beyond MOST_FREE: sizes that nobody asks for any more would stay for good. */
+static void drop_oldest(AthResultPool *pool) {
+  AthResult **at = &pool->free;
+  for (int count = 0; *at && count < MOST_FREE; count++) at = &(*at)->next;
+  if (!*at) return;
+  destroy(*at); /* the last one, for no more than one is added at a time */
+  *at = NULL;
+}
+
 /* With the lock, which it gives back. */
 static void release_pool(AthResultPool *pool) {
   const bool is_last = --pool->references == 0;
@@ -119,7 +128,7 @@ AthanorStatus ath_result_take(AthResultPool *pool, uint64_t size_bytes, const ch
     if (result->used_on_default)
       status = ath_cuda_check(cuda->stream_wait_event(pool->stream, result->event, 0),
                               ATHANOR_ERROR_RUN, "waiting for the last use of a result");
-    result->used_on_default = result->is_pending = false;
+    result->used_on_default = result->is_pending = result->was_waited = false;
     *made = result;
     if (status) ath_result_release(result);
     return status;
@@ -131,6 +140,7 @@ AthanorStatus ath_result_take(AthResultPool *pool, uint64_t size_bytes, const ch
     destroy_free(pool);
     pthread_mutex_unlock(&pool->lock);
     status = ath_cuda_alloc(&data, size_bytes, what);
+    if (!status) ath_clear_error();
   }
   if (status) return status;
   status = add(pool, data, size_bytes, made);
@@ -166,6 +176,7 @@ AthanorStatus ath_result_wait(AthResult *result, CudaHandle stream) {
     result->used_on_default = true;
   else if (stream && !is_own)
     result->used_elsewhere = true;
+  result->was_waited = true;
   pthread_mutex_unlock(&pool->lock);
   if (!result->is_pending || is_own || stream == NO_STREAM) return ATHANOR_OK;
   AthanorStatus status = enter(result);
@@ -178,6 +189,12 @@ AthanorStatus ath_result_wait(AthResult *result, CudaHandle stream) {
                             "running the model on the device");
   cuda->context_pop(&popped);
   return status;
+}
+
+void ath_result_use_anywhere(AthResult *result) {
+  pthread_mutex_lock(&result->pool->lock);
+  result->used_elsewhere = true;
+  pthread_mutex_unlock(&result->pool->lock);
 }
 
 AthanorStatus ath_result_read(AthResult *result, void *target, uint64_t size_bytes) {
@@ -207,11 +224,10 @@ void ath_result_release(AthResult *result) {
   bool keeps = is_current && pool->is_open && !result->used_elsewhere;
   if (keeps && result->used_on_default)
     keeps = !cuda->event_record(result->event, CUDA_STREAM_LEGACY);
-  int count = 0;
-  for (AthResult *at = pool->free; at; at = at->next) count++;
-  if (keeps && count < MOST_FREE) {
+  if (keeps) {
     result->next = pool->free;
     pool->free = result;
+    drop_oldest(pool);
   } else {
     destroy(result);
   }

@@ -293,7 +293,10 @@ static AthanorStatus run_on_device(AthanorSession *session, const DLTensor *inpu
                    : run(session, inputs, outputs, events);
   device->has_run |= !status;
   /* Nothing of a failed run may still be reading the caller's memory. */
-  if (status) device->driver->stream_wait(device->stream);
+  if (status) {
+    ath_device_open_gate(device);
+    device->driver->stream_wait(device->stream);
+  }
   if (status && tensors) release_all(tensors, session->model->descriptor->num_outputs);
   device->driver->context_pop(&popped);
   return status;

@@ -28,7 +28,7 @@ def layer_norm(
     assert shift is not None
 
     def normalized(*i: tirx.Expr) -> tirx.Expr:
-        row, place = kept_indices(i, reduced), [i[axis] for axis in reduced]
+        row, place = kept_indices(i, reduced), [i[axis % x.ndim] for axis in axes]
         value = (x(*i) - shift(*row)) * scale(*row)
         return _affine(value, gamma, beta, place)
 
@@ -43,23 +43,28 @@ def rms_norm(
     _, scale = _statistics(x, reduced, epsilon, centered=False)
 
     def normalized(*i: tirx.Expr) -> tirx.Expr:
-        row, place = kept_indices(i, reduced), [i[axis] for axis in reduced]
+        row, place = kept_indices(i, reduced), [i[axis % x.ndim] for axis in axes]
         return _affine(x(*i) * scale(*row), gamma, None, place)
 
     return te.compute(x.shape, normalized, name="rms_norm")
 
 
 def instance_norm(
-    x: te.Tensor, gamma: te.Tensor | None, beta: te.Tensor | None, epsilon: float
+    x: te.Tensor,
+    gamma: te.Tensor | None,
+    beta: te.Tensor | None,
+    epsilon: float,
+    channel_axis: int = 1,
 ) -> te.Tensor:
-    """Each channel of each sample on its own. x: (N, C, ...); gamma, beta: (C,) or None."""
-    reduced = list(range(2, x.ndim))
+    """Each channel of each sample on its own. x: (N, C, ...), or C elsewhere; gamma, beta: (C,)."""
+    channel_axis %= x.ndim
+    reduced = [axis for axis in range(1, x.ndim) if axis != channel_axis]
     shift, scale = _statistics(x, reduced, epsilon, centered=True)
     assert shift is not None
 
     def normalized(*i: tirx.Expr) -> tirx.Expr:
-        value = (x(*i) - shift(i[0], i[1])) * scale(i[0], i[1])
-        return _affine(value, gamma, beta, [i[1]])
+        row = kept_indices(i, reduced)
+        return _affine((x(*i) - shift(*row)) * scale(*row), gamma, beta, [i[channel_axis]])
 
     return te.compute(x.shape, normalized, name="instance_norm")
 
@@ -84,24 +89,26 @@ def group_norm(
     beta: te.Tensor | None,
     groups: int,
     epsilon: float,
+    channel_axis: int = 1,
 ) -> te.Tensor:
-    """Channels in `groups` equal groups. x: (N, C, ...), C static; gamma, beta: (C,) or None."""
-    channels = constant(x.shape[1])
+    """Channels in `groups` equal groups; shapes as `instance_norm`, C static."""
+    channel_axis %= x.ndim
+    channels = constant(x.shape[channel_axis])
     assert channels is not None and channels % groups == 0
     size = channels // groups
-    grouped = te.compute(
-        (x.shape[0], groups, size, *x.shape[2:]),
-        lambda n, g, c, *i: x(n, g * size + c, *i),
-        name="groups",
-    )
+    others = [x.shape[axis] for axis in range(1, x.ndim) if axis != channel_axis]
+
+    def element(n: tirx.Expr, g: tirx.Expr, c: tirx.Expr, *i: tirx.Expr) -> tirx.Expr:
+        return x(n, *i[: channel_axis - 1], g * size + c, *i[channel_axis - 1 :])
+
+    grouped = te.compute((x.shape[0], groups, size, *others), element, name="groups")
     reduced = list(range(2, grouped.ndim))
     shift, scale = _statistics(grouped, reduced, epsilon, centered=True)
     assert shift is not None
 
-    def normalized(n: tirx.Expr, c: tirx.Expr, *i: tirx.Expr) -> tirx.Expr:
-        row = (n, tirx.floordiv(c, size))
-        value = (x(n, c, *i) - shift(*row)) * scale(*row)
-        return _affine(value, gamma, beta, [c])
+    def normalized(*i: tirx.Expr) -> tirx.Expr:
+        row = (i[0], tirx.floordiv(i[channel_axis], size))
+        return _affine((x(*i) - shift(*row)) * scale(*row), gamma, beta, [i[channel_axis]])
 
     return te.compute(x.shape, normalized, name="group_norm")
 

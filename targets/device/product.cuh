@@ -182,6 +182,7 @@ static __device__ __forceinline__ void multiply_by_groups(void *shared, const A 
     __syncthreads();  // this stage is there; products of the one that is overwritten have ended
     const uint32_t left = base + step % STAGES * kStage + group * kPanel;
     const uint32_t right = base + step % STAGES * kStage + A::kBytes;
+    hold_sums(sums);
     begin_group();
 #pragma unroll
     for (int part = 0; part < 4; part++)  // 16 of the depth: 32 bytes of a row, or 16 rows
@@ -189,6 +190,7 @@ static __device__ __forceinline__ void multiply_by_groups(void *shared, const A 
           sums, descriptor(left + part * (kASide ? 2048 : 32), kPanel),
           descriptor(right + part * (kBSide ? 2048 : 32), kPanel));
     commit_group();
+    hold_sums(sums);
     const int ahead = step + kAhead;
     if (ahead < steps) {
       char *stage = ring + ahead % STAGES * kStage;
@@ -197,8 +199,10 @@ static __device__ __forceinline__ void multiply_by_groups(void *shared, const A 
     }
     commit_copies();
     wait_groups<kRunning>();
+    hold_sums(sums);
   }
   wait_groups<0>();
+  hold_sums(sums);
   wait_copies<0>();
   __syncthreads();
   float *out = static_cast<float *>(shared) + lane % 4 * 2 +

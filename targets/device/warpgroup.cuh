@@ -81,6 +81,14 @@ ATHANOR_GROUP_PRODUCT(BFloat, "bf16", 64, ATHANOR_REGISTERS32, ATHANOR_SUMS32, "
 ATHANOR_GROUP_PRODUCT(BFloat, "bf16", 128, ATHANOR_REGISTERS64, ATHANOR_SUMS64, "%64", "%65", "%66", "%67")
 ATHANOR_GROUP_PRODUCT(BFloat, "bf16", 256, ATHANOR_REGISTERS128, ATHANOR_SUMS128, "%128", "%129", "%130", "%131")
 
+// The sums are registers that products write until they are waited for: this keeps the compiler from
+// moving a copy of them to where products are under way. No instruction.
+template <int COUNT>
+static __device__ __forceinline__ void hold_sums(float (&sums)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
 template <class Number, int COLUMNS, bool A_SIDE_MAJOR, bool B_SIDE_MAJOR>
 static __device__ __forceinline__ void group_multiply(float (&d)[COLUMNS / 2], uint64_t a,
                                                       uint64_t b) {

@@ -171,6 +171,9 @@ static inline uint32_t described(uint64_t descriptor, int side, int depth, bool 
   demand(in_shared(buf_dyn_shmem + at, 2), "a product leaves shared memory");
   return half_word(buf_dyn_shmem + at, 0);
 }
+template <int COUNT>
+void hold_sums(float (&)[COUNT]) {}
+
 template <class Number, int COLUMNS, bool A_SIDE, bool B_SIDE>
 void group_multiply(float (&d)[COLUMNS / 2], uint64_t a, uint64_t b) {
   for (size_t i = 0; i < emulation::count; i++)

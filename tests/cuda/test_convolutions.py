@@ -23,6 +23,10 @@ def numbers(seed, *shape):
 def check(nodes, feeds, constants, depth, precision="fp32", sizes=(), shapes=None):
     """Compile with these decisions, run, compare with float32; the artifact."""
     model = model_of(nodes, feeds, ["y"], constants, shapes)
+    if not model.graph.output[0].type.WhichOneof(
+        "value"
+    ):  # ONNX infers none for GroupNormalization
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, None))
     (expected,) = ReferenceEvaluator(model).run(None, feeds)
     with tiles(*sizes):
         artifact = athanor.compile(model, "cuda", precision=precision)
@@ -108,3 +112,21 @@ def test_a_transposed_convolution_between_others_keeps_its_layout(driver):
     feeds = {"x": numbers(0, 1, 16, 5, 6)}
     constants = {"w": numbers(1, 16, 16, 3, 3) / 8, "t": numbers(2, 16, 16, 2, 2) / 8}
     check(nodes, feeds, constants, 144)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "shape"),
+    [
+        ("InstanceNormalization", {}, [16]),
+        ("GroupNormalization", {"num_groups": 4}, [16]),
+        ("LayerNormalization", {"axis": 1}, [16, 6, 5]),
+    ],
+)
+def test_a_normalization_behind_finds_its_channels(driver, operator, attributes, shape):
+    """Where they are last. Its factors are of the run, so that no constant is turned."""
+    feeds = {"x": numbers(0, 2, 3, 6, 5), "s": numbers(1, *shape), "b": numbers(2, *shape)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node(operator, ["c", "s", "b"], ["y"], **attributes),
+    ]
+    check(nodes, feeds, {"w": numbers(3, 16, 3, 3, 3)}, 27)

@@ -134,6 +134,14 @@ def test_a_depth_of_the_run(driver, dtype):
     check(PRODUCT, feeds, {}, dtype, matmul(*feeds.values()), shapes=shapes)
 
 
+def test_few_rows_side_by_side(driver):
+    """16 rows that lie along the rows of shared memory take the place of 32 there."""
+    nodes = [helper.make_node("Gemm", ["a", "b"], ["y"], transA=1)]
+    feeds = {"a": numbers(0, (264, 12), "float32"), "b": numbers(1, (264, 136), "float32")}
+    expected = matmul(feeds["a"].T, feeds["b"])
+    check(nodes, feeds, {}, "float32", expected, (16, 128, 1, 4))
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("swapped", ["a", "b"])
 def test_transposed_operands(driver, dtype, swapped):

@@ -1,5 +1,6 @@
 """Tensors of other libraries on the GPU, in and out, through DLPack."""
 
+import copy
 import ctypes
 import gc
 import threading
@@ -257,3 +258,40 @@ def test_a_lack_of_memory_says_how_much_was_wanted(cuda, model):
         model(rows(2000), outputs="device")
     cuda.fake_fail(b"", 0)
     close(model(rows(2000), outputs="device").numpy(), rows(2000))
+
+
+def test_who_can_t_take_a_tensor_loses_neither_memory_nor_exception(cuda, model):
+    """NumPy asks for a capsule, sees a GPU, and drops it with an exception under way."""
+    before = cuda.fake_allocated()
+    for _ in range(3):
+        with pytest.raises((BufferError, RuntimeError)):
+            np.from_dlpack(NoHost(model(rows(4), outputs="device")))
+    gc.collect()
+    model.close()
+    gc.collect()
+    assert cuda.fake_allocated() <= before
+
+
+class NoHost:
+    """A tensor that always is where it is, as other libraries' are."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack_device__(self):
+        return self.tensor.__dlpack_device__()
+
+    def __dlpack__(self, **options):
+        return self.tensor.__dlpack__(max_version=options.get("max_version"))
+
+
+def test_one_owner(cuda, model):
+    result = model(rows(2), outputs="device")
+    for owner in (result, model):
+        with pytest.raises(TypeError, match="can't be copied"):
+            copy.copy(owner)
+
+
+def test_a_stream_of_each_thread_is_refused(cuda, model):
+    with pytest.raises(RunError, match="stream 2 is another one on each thread"):
+        model.new_session(stream=2)

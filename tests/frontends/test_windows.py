@@ -138,3 +138,37 @@ def test_an_input_without_a_rank():
     with pytest.raises(athanor.CompileError, match="has no rank"):
         athanor.compile(model)
     athanor.compile(model, shapes={"x": [1, 1, 8]})
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64])
+@pytest.mark.parametrize(
+    ("dims", "window"),
+    [
+        ((1, 64, 48, 50), dict(kernel_shape=[2, 2], strides=[2, 2])),
+        ((1, 3, 9, 9), dict(kernel_shape=[3, 3], pads=[1, 1, 1, 1])),
+        ((2, 2, 11), dict(kernel_shape=[3], strides=[2], ceil_mode=1)),
+        ((1, 2, 5, 6, 7), dict(kernel_shape=[2, 3, 2], pads=[0, 1, 1, 1, 0, 0])),
+        ((1, 5, 9, 12), dict(kernel_shape=[2, 2], dilations=[3, 2])),
+    ],
+)
+def test_the_largest_of_minus_infinity_is_that(dims, window, kind):
+    model = window_model("MaxPool", dims, **window)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(
+        np.dtype(kind)
+    )
+    model.graph.output[0].type.CopyFrom(model.graph.input[0].type)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    x = floats(*dims).astype(kind)
+    with compiled(model) as run:
+        infinite = run(np.full(dims, -np.inf, kind))
+        assert (infinite == -np.inf).all()
+        if kind is np.float32:
+            same(run(x), reference(model, x))
+
+
+def test_long_rows_of_taps():
+    """They are no loops that are written out."""
+    for window in (dict(kernel_shape=[400]), dict(kernel_shape=[40], strides=[40], pads=[20, 0])):
+        model = window_model("MaxPool", (1, 1, 4000), **window)
+        x = floats(1, 1, 4000)
+        same(compiled(model)(x), reference(model, x))
