@@ -33,7 +33,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}. {written}, "
         f"Python {results['python']}; target `{results['target']}`. {results['precision']}, "
         "batch 1 where nothing else is said, nothing tuned; medians of "
-        f"{results['rounds']} interleaved rounds in one process.",
+        f"{results['rounds']} interleaved rounds in one process. Core to core: how long a cache "
+        "line took from one core to the other just before (core_distance.py): where it is far, "
+        "the threads share no cache.",
         "",
         f"| kind | threads | models | geometric mean of {OURS} / best | worst |",
         "|---|--:|--:|--:|--:|",
@@ -55,20 +57,25 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Mapping[str, Any]], kind: str, peers: Sequence[str]) -> Iterable[str]:
     names = " | ".join(f"{name} ms" for name in (OURS, *peers))
-    yield f"| model | threads | {names} | {OURS} / best | speed-up of threads | difference |"
-    yield "|---|--:|" + "--:|" * (len(peers) + 4)
+    yield (
+        f"| model | threads | {names} | {OURS} / best | speed-up of threads "
+        "| core to core, ns | difference |"
+    )
+    yield "|---|--:|" + "--:|" * (len(peers) + 5)
     alone = {r["model"]: r["milliseconds"][OURS] for r in rows if r["threads"] == 1}
     for row in rows:
         if row["kind"] != kind:
             continue
         times = [row["milliseconds"].get(name) for name in (OURS, *peers)]
         figures = " | ".join("-" if ms is None else f"{ms:.3g}" for ms in times)
+        ns = row.get("core_to_core_ns")
+        distance = "" if ns is None else f"{ns:.0f}"
         faster = ""
         if row["threads"] > 1 and row["model"] in alone:
             faster = f"{alone[row['model']] / row['milliseconds'][OURS]:.2f}"
         yield (
             f"| {row['model']} | {row['threads']} | {figures} | {ratio(row):.2f} | {faster} | "
-            f"{row['difference']:.0e} |"
+            f"{distance} | {row['difference']:.0e} |"
         )
 
 

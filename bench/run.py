@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import core_distance
 import forests
 import onnx
 import report
@@ -116,6 +117,8 @@ def measure(name: str, kind: str, path: Path, arguments: argparse.Namespace) -> 
             peer for peer in peers_of(arguments) if kind != forests.KIND or peer in forests.PEERS
         ]
         peers = bench.load_peers(path, names, threads)
+        several = threads > 1 and usable_cores() > 1
+        distance = core_distance.handover_ns() if several else None
         with artifact.load(threads=threads) as ours:
             found = bench.compare_runtimes(path, ours, peers, rounds=arguments.rounds)
         row = {
@@ -128,6 +131,7 @@ def measure(name: str, kind: str, path: Path, arguments: argparse.Namespace) -> 
                 for peer, times in found.times.items()
             },
             "difference": max(found.differences.values()),
+            "core_to_core_ns": distance,
         }
         rows.append(row)
         times = "  ".join(f"{peer} {ms:.3f}" for peer, ms in found.medians.items())

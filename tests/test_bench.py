@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 NAMES = (
+    "core_distance",
     "report",
     "shapes",
     "forests",
@@ -93,7 +94,7 @@ def test_the_report(bench):
     def row(model, threads, ours, *peers):
         times = dict(zip(("athanor", "a", "b"), (ours, *peers), strict=False))
         return {"model": model, "kind": "models", "threads": threads, "milliseconds": times,
-                "difference": 1e-6}  # fmt: skip
+                "core_to_core_ns": 31.2 if threads > 1 else None, "difference": 1e-6}  # fmt: skip
 
     results = {
         "command": "c", "commit": "1234", "target": "t", "rounds": 3, "python": "3", "refused": {},
@@ -105,8 +106,12 @@ def test_the_report(bench):
     page = bench["report"].markdown(results)
     assert "target `t`. bf16, batch 1" in page
     assert "| models | 1 | 2 | 1.00 | 2.00 |" in page  # of 0.5 and 2
-    assert "| m | 2 | 1.25 | 5 | 2.5 | 0.50 | 1.60 | 1e-06 |" in page
-    assert "| n | 1 | 8 | 4 | - | 2.00 |  | 1e-06 |" in page
+    assert "| m | 2 | 1.25 | 5 | 2.5 | 0.50 | 1.60 | 31 | 1e-06 |" in page
+    assert "| n | 1 | 8 | 4 | - | 2.00 |  |  | 1e-06 |" in page
+
+
+def test_a_cache_line_takes_its_time(bench):
+    assert 1 < bench["core_distance"].handover_ns() < 1e7
 
 
 def test_stock_operators_are_the_shapes(bench):
