@@ -7,7 +7,7 @@ import tvm_ffi
 from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, array_constant, call_of, op_name
+from athanor.compiler.passes.rewrite import GraphRewriter, array_constant, op_name
 from athanor.schedules.blocks import constant
 from athanor.schedules.compute.product import product
 
@@ -32,6 +32,9 @@ class ArrangeProducts:
 
 
 class _Rewriter(GraphRewriter):
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) == "relax.matmul"
+
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         if op_name(call) != "relax.matmul" or not _has_products(call):
             return None
@@ -48,17 +51,6 @@ class _Rewriter(GraphRewriter):
             return product(left, right, swap_a, swap_b, dtype)
 
         return self.emit(self.call(compute, a, b, hint="matmul"), name)
-
-    def swaps_last_axes(self, value: Expr) -> bool:
-        """Whether `value` is a transpose of its last two axes."""
-        made = call_of(self.definition.get(value), "relax.permute_dims")
-        if made is None:
-            return False
-        rank = len(value.ty.shape.values)
-        if made.attrs.axes is None:
-            return rank == 2
-        axes = [int(axis) % rank for axis in made.attrs.axes]
-        return axes == [*range(rank - 2), rank - 1, rank - 2]
 
 
 def _has_products(call: Call) -> bool:

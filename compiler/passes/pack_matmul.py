@@ -13,7 +13,6 @@ from athanor.compiler.choices import Choices
 from athanor.compiler.passes.rewrite import (
     GraphRewriter,
     array_constant,
-    call_of,
     constant_array,
     op_name,
     static_shape,
@@ -155,12 +154,3 @@ class _Rewriter(GraphRewriter):
             sizes = {min(most, rows), *(n for n in TILE_ROWS if n <= min(most, rows))}
             found += [vectors * lanes * TILE + n for n in sizes if n > 0]
         return found
-
-    def swaps_last_axes(self, value: Expr) -> bool:
-        """Whether `value` is a transpose of its last two axes."""
-        made = call_of(self.definition.get(value), "relax.permute_dims")
-        if made is None or made.attrs.axes is None:
-            return False
-        rank = len(made.attrs.axes)
-        axes = [int(axis) % rank for axis in made.attrs.axes]
-        return axes == [*range(rank - 2), rank - 1, rank - 2]

@@ -131,6 +131,17 @@ class GraphRewriter:
                 self.narrowed[value] = self.emit(relax.op.astype(value, "bfloat16"))
         return self.narrowed[value]
 
+    def swaps_last_axes(self, value: Expr) -> bool:
+        """Whether `value` is a transpose of its last two axes."""
+        made = call_of(self.definition.get(value), "relax.permute_dims")
+        if made is None:
+            return False
+        rank = len(value.ty.shape.values)
+        if made.attrs.axes is None:
+            return rank == 2
+        axes = [int(axis) % rank for axis in made.attrs.axes]
+        return axes == [*range(rank - 2), rank - 1, rank - 2]
+
     def substitute(self, expr: Expr) -> Expr:
         """The expression over new values."""
         if isinstance(expr, relax.Var):
