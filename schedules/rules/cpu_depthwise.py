@@ -141,4 +141,6 @@ def preferred_rows(
     tasks = (batch or 1) * max(1, channels // target.channel_block)
     bands = -(-wanted // tasks)
     exact = [d for d in divisors(height) if height // d >= bands]
+    if bands >= height:
+        return 1
     return max(exact) if len(exact) > 1 or height < 8 else -(-height // bands)

@@ -83,7 +83,7 @@ def test_max_of_infinities():
 
 
 @pytest.mark.parametrize("symbolic", ["", "nhw"])
-@pytest.mark.parametrize("size", [(7, 7), (1, 1), (13, 17)])
+@pytest.mark.parametrize("size", [(7, 7), (1, 1), (13, 17), (112, 112)])
 def test_global_average(size, symbolic):
     data = random(2, 20, *size)
     wanted = data.mean((2, 3), keepdims=True, dtype="float64").astype("float32")
