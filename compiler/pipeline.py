@@ -21,6 +21,7 @@ from athanor.compiler.passes.merge_equal import MergeEqual
 from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.simplify_views import SimplifyViews
+from athanor.compiler.passes.split_phases import SplitPhases
 from athanor.compiler.passes.widen_within import WidenWithin
 from athanor.targets import TargetSpec
 from athanor.targets.gpu import GPUSpec
@@ -70,6 +71,7 @@ def _cpu_layouts(
     target: TargetSpec, winograd: bool, bf16: bool, choices: Choices
 ) -> list[tvm.transform.Pass]:
     return [
+        SplitPhases(target),
         BlockLayouts(target, winograd, bf16, choices),
         FuseAttention(target),
         PackMatmul(target, bf16, choices),

@@ -75,6 +75,13 @@ def collapse(axes: list[Axis]) -> list[list[int]]:
     return groups
 
 
+def uses(index: tirx.Expr, variable: tirx.Var) -> bool:
+    """Whether an expression mentions a variable."""
+    found: list[tirx.Var] = []
+    tvm_ffi.structural_walk(index, (tirx.Var, lambda var: found.append(var)))
+    return any(var.same_as(variable) for var in found)
+
+
 def _fusable(outer: Axis, inner: Axis) -> bool:
     if inner.extent is None or outer.pinned or inner.pinned:
         return False

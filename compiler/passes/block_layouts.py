@@ -73,7 +73,7 @@ class LayoutRewriter(GraphRewriter):
         self.block = target.channel_block
         self.channels: dict[Expr, int] = {}
         """Number of channels, without padding, of every blocked value."""
-        self.stays_blocked = _read_blocked(self.main)
+        self.stays_blocked = read_blocked(self.main)
         """Old values that reach a convolution or a pooling through operators that keep a layout."""
         self.old: relax.Var | None = None
         """The variable whose binding is rewritten."""
@@ -211,7 +211,7 @@ _ENDS = ("conv2d", "conv2d_transpose", "max_pool2d", "avg_pool2d", "adaptive_avg
 """Operators of relax.nn that are worth a blocked input."""
 
 
-def _read_blocked(main: relax.Function) -> set[relax.Var]:
+def read_blocked(main: relax.Function) -> set[relax.Var]:
     """The variables that an operator of _ENDS reads, itself or through layout-keeping operators."""
     found: set[relax.Var] = set()
     for block in reversed(list(main.body.blocks)):

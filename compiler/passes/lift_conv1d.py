@@ -11,7 +11,7 @@ from athanor.compiler.passes.rewrite import GraphRewriter, op_name
 
 @tvm.transform.module_pass(opt_level=0, name="LiftConv1d")
 class LiftConv1d:
-    """Turn conv1d, max_pool1d and avg_pool1d into their two-dimensional forms of height 1.
+    """Turn convolutions, transposed too, and pooling over one axis into those of height 1.
 
         y = R.nn.conv1d(x, w)    =>    x4 = R.reshape(x, (N, C, 1, W))
                                        y4 = R.nn.conv2d(x4, reshape(w, (O, I, 1, K)))
@@ -26,9 +26,17 @@ class LiftConv1d:
         return _Rewriter(mod).run()
 
 
+_LIFTED = (
+    "relax.nn.conv1d",
+    "relax.nn.conv1d_transpose",
+    "relax.nn.max_pool1d",
+    "relax.nn.avg_pool1d",
+)
+
+
 class _Rewriter(GraphRewriter):
     def concerns(self, call: Call) -> bool:
-        return op_name(call) in ("relax.nn.conv1d", "relax.nn.max_pool1d", "relax.nn.avg_pool1d")
+        return op_name(call) in _LIFTED
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
         kind, attrs = op_name(call), call.attrs
@@ -40,6 +48,19 @@ class _Rewriter(GraphRewriter):
                 self.with_height(call.args[1]),
                 strides=(1, *_numbers(attrs.strides)),
                 padding=_sides(attrs.padding),
+                dilation=(1, *_numbers(attrs.dilation)),
+                groups=int(attrs.groups),
+                out_dtype=str(old.ty.dtype),
+            )
+        elif kind == "relax.nn.conv1d_transpose":
+            if attrs.data_layout != "NCW" or attrs.kernel_layout != "IOW":
+                return None
+            lifted = relax.op.nn.conv2d_transpose(
+                self.with_height(call.args[0]),
+                self.with_height(call.args[1]),
+                strides=(1, *_numbers(attrs.strides)),
+                padding=_sides(attrs.padding),
+                output_padding=(0, *_numbers(attrs.output_padding)),
                 dilation=(1, *_numbers(attrs.dilation)),
                 groups=int(attrs.groups),
                 out_dtype=str(old.ty.dtype),

@@ -35,25 +35,31 @@ def plan_conv2d_transpose(
         return None
     blocks = -(-out_channels // channel_block) * strides[0] * strides[1]
     return plan_conv2d(
-        in_channels, blocks * channel_block, _phase_taps(kernel, strides), 1, channel_block
+        in_channels, blocks * channel_block, phase_taps(kernel, strides), 1, channel_block
     )
 
 
 def pack_conv2d_transpose_weight(weight: np.ndarray, plan: Conv2dPlan, strides: Pair) -> np.ndarray:
-    """Weight IOHW, as ONNX has it -> packed by the plan, blocks of output channels phase by phase.
+    """Weight IOHW, as ONNX has it -> packed by the plan, blocks of channels phase by phase."""
+    padded_channels = plan.out_channels // (strides[0] * strides[1])
+    missing = padded_channels - weight.shape[1]
+    full = np.pad(weight, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    return pack_conv2d_weight(phase_weights(full, strides), plan)
+
+
+def phase_weights(weight: np.ndarray, strides: Pair, groups: int = 1) -> np.ndarray:
+    """Weight (I, O / groups, KH, KW) -> (O * phases, I / groups, taps...), phases within a group.
 
     Taps are reversed, and zeros fill the phases that have one tap less than others.
     """
-    in_channels, out_channels, *kernel = weight.shape
-    rows, columns = _phase_taps((kernel[0], kernel[1]), strides)
-    padded_channels = plan.out_channels // (strides[0] * strides[1])
-    full = np.zeros(
-        (padded_channels, in_channels, rows * strides[0], columns * strides[1]), weight.dtype
-    )
-    full[:out_channels, :, : kernel[0], : kernel[1]] = weight.transpose(1, 0, 2, 3)
-    taps = full.reshape(padded_channels, in_channels, rows, strides[0], columns, strides[1])
-    phases = taps[:, :, ::-1, :, ::-1].transpose(3, 5, 0, 1, 2, 4)
-    return pack_conv2d_weight(phases.reshape(plan.out_channels, in_channels, rows, columns), plan)
+    inputs, channels, *kernel = weight.shape
+    rows, columns = phase_taps((kernel[0], kernel[1]), strides)
+    full = np.zeros((inputs, channels, rows * strides[0], columns * strides[1]), weight.dtype)
+    full[:, :, : kernel[0], : kernel[1]] = weight
+    inside = inputs // groups
+    taps = full.reshape(groups, inside, channels, rows, strides[0], columns, strides[1])
+    phases = taps[:, :, :, ::-1, :, ::-1].transpose(0, 4, 6, 2, 1, 3, 5)
+    return phases.reshape(-1, inside, rows, columns)
 
 
 def conv2d_transpose_blocked(
@@ -73,7 +79,7 @@ def conv2d_transpose_blocked(
     them. padding cuts rows and columns off the result.
     """
     batch, _, *size, _ = data.shape
-    taps = _phase_taps(kernel, strides)
+    taps = phase_taps(kernel, strides)
     out_size = [
         (size[i] - 1) * strides[i] + kernel[i] - padding[i] - padding[i + 2] + output_padding[i]
         for i in (0, 1)
@@ -94,5 +100,27 @@ def conv2d_transpose_blocked(
     return te.compute(shape, element, name="conv2d_transpose")
 
 
-def _phase_taps(kernel: Pair, strides: Pair) -> Pair:
+def interleave(
+    data: te.Tensor, groups: int, strides: Pair, cut: Pair, size: list[tirx.Expr]
+) -> te.Tensor:
+    """Images of phases, (N, O * phases, H, W), phases within a group -> (N, O, *size).
+
+    cut: rows and columns of the result's beginning that are left out.
+    """
+    phases = strides[0] * strides[1]
+    out_channels = int(data.shape[1]) // phases
+    channels = out_channels // groups
+
+    def element(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
+        row, column = h + cut[0], w + cut[1]
+        phase = row % strides[0] * strides[1] + column % strides[1]
+        if groups > 1:
+            phase, c = c // channels * phases + phase, c % channels
+        return data[n, phase * channels + c, row // strides[0], column // strides[1]]
+
+    return te.compute((data.shape[0], out_channels, *size), element, name="interleave")
+
+
+def phase_taps(kernel: Pair, strides: Pair) -> Pair:
+    """Taps of the convolution that computes one phase."""
     return -(-kernel[0] // strides[0]), -(-kernel[1] // strides[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import tvm_ffi
 from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks
@@ -17,6 +18,10 @@ PARALLEL_BYTES = 64 * 1024
 
 CHUNKS = (1024, 2048, 4096, 8192, 16384)
 """Elements of one task along a long axis; 4096 floats are half of a 32 KiB L1 cache."""
+
+
+DEALT_AT_MOST = 8
+"""Rows that the elements of one are dealt out from, each with a vector in a register."""
 
 
 class CPUElementwise:
@@ -81,6 +86,13 @@ def schedule_spatial(
         # A condition on the axis (concatenation, padding): cut it where the condition changes,
         # and LLVM makes vectors of the pieces.
         sch.annotate(inner, "pragma_loop_partition_hint", 1)
+    elif dealt := _dealt(sch, block, axes[-1]):
+        # Neighbours come from as many rows by turns: one of each in the body, and LLVM loads
+        # vectors of the rows and shuffles them.
+        step, turn = sch.split(inner, [None, dealt])
+        sch.unroll(turn)
+        if extent is None or extent % dealt:
+            sch.annotate(step, "pragma_loop_partition_hint", 1)
     if parallel and outer:
         sch.parallel(_fuse(sch, outer))
 
@@ -116,6 +128,25 @@ def _flatten(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
         sch.transform_layout(block, ("read", index), line)
     sch.transform_layout(block, ("write", 0), line)
     sch.transform_block_layout(block, line)
+
+
+def _dealt(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, axis: access.Axis) -> int | None:
+    """From how many rows, if few, the elements along the last axis come by turns."""
+    if axis.extent is not None and axis.extent <= DEALT_AT_MOST:
+        return axis.extent
+    stmt = sch.get(block)
+    last, counts = stmt.iter_vars[-1].var, set()
+
+    def count(quotient: tirx.FloorMod | tirx.FloorDiv) -> None:
+        number = blocks.constant(quotient.b)
+        if number is not None and access.uses(quotient.a, last):
+            counts.add(number)
+
+    for load in blocks.loads(stmt.body):
+        for index in load.indices:
+            for kind in (tirx.FloorMod, tirx.FloorDiv):
+                tvm_ffi.structural_walk(index, (kind, count))
+    return counts.pop() if len(counts) == 1 and max(counts) <= DEALT_AT_MOST else None
 
 
 def traffic(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> int | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tvm_ffi
 from tvm import s_tir, tirx
 
-from athanor.schedules import blocks
+from athanor.schedules import access, blocks
 from athanor.targets.target import TargetSpec
 
 
@@ -79,12 +78,7 @@ def _slides(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
     written = stmt.writes[0].source
     reads = [load for load in blocks.loads(stmt.body) if not load.source.same_as(written)]
     return len(reads) == 1 and any(
-        _uses(index, variables[len(spatial) - 1]) and any(_uses(index, tap) for tap in taps)
+        access.uses(index, variables[len(spatial) - 1])
+        and any(access.uses(index, tap) for tap in taps)
         for index in reads[0].indices
     )
-
-
-def _uses(index: tirx.Expr, variable: tirx.Var) -> bool:
-    found: list[tirx.Var] = []
-    tvm_ffi.structural_walk(index, (tirx.Var, lambda var: found.append(var)))
-    return any(var.same_as(variable) for var in found)

@@ -1,0 +1,111 @@
+"""Write transposed convolutions as ordinary ones."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax, te
+from tvm.ir import Call, Expr, IRModule
+
+from athanor.compiler.passes.block_layouts import read_blocked
+from athanor.compiler.passes.rewrite import GraphRewriter, array_constant, op_name, static_shape
+from athanor.schedules.compute.conv2d_transpose import interleave, phase_taps, phase_weights
+from athanor.targets import TargetSpec
+
+MOVE_CYCLES = 0.4
+"""To deal one element out to its place in a row; a vector pass, measured on Zen 4."""
+
+Pair = tuple[int, int]
+
+
+@tvm.transform.module_pass(opt_level=0, name="SplitPhases")
+class SplitPhases:
+    """Turn `conv2d_transpose` into a convolution whose output channels are phases of the result.
+
+        y = R.nn.conv2d_transpose(x, w)    =>    p = R.nn.conv2d(x, phases of w)
+                                                 y = interleave(p)        # not at stride 1
+
+    Result rows i * stride + phase read the same input rows for one phase, with every stride-th tap
+    of the kernel: a stride-1 convolution with ceil(K / stride) taps. Any number of groups. The
+    blocked form of `compute.conv2d_transpose`, which rounds each phase's channels up to whole
+    blocks and interleaves where the sums lie, stays where that rounding costs less than
+    interleaving in a step of its own. So do other than constant weights, and dilation.
+
+    Before BlockLayouts, which lays the convolution out. Keeps results but for the order of sums.
+    """
+
+    def __init__(self, target: TargetSpec) -> None:
+        self.target = target
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        """Rewrite main."""
+        return _Rewriter(mod, self.target).run()
+
+
+class _Rewriter(GraphRewriter):
+    def __init__(self, mod: IRModule, target: TargetSpec) -> None:
+        super().__init__(mod)
+        self.target = target
+        self.read_blocked = read_blocked(self.main)
+
+    def concerns(self, call: Call) -> bool:
+        return op_name(call) == "relax.nn.conv2d_transpose"
+
+    def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
+        if op_name(call) != "relax.nn.conv2d_transpose":
+            return None
+        attrs, weights = call.attrs, self.constant(call.args[1])
+        if attrs.data_layout != "NCHW" or attrs.kernel_layout != "IOHW" or weights is None:
+            return None
+        groups, strides = int(attrs.groups), _pair(attrs.strides)
+        if _pair(attrs.dilation) != (1, 1) or 0 in (*weights.shape, *(static_shape(old) or ())):
+            return None
+        kernel = weights.shape[2], weights.shape[3]
+        if groups == 1 and strides != (1, 1) and not self.saves(old, weights.shape, strides):
+            return None
+        taps, pads = phase_taps(kernel, strides), [int(pad) for pad in attrs.padding]
+        more = _pair(attrs.output_padding)
+        # At stride 1 there is one phase, from which the convolution leaves off what is not wanted.
+        cut = pads[:2] if strides == (1, 1) else [0, 0]
+        ends = [(kernel[i] - 1 - pads[i + 2] + more[i]) // strides[i] for i in (0, 1)]
+        around = [taps[0] - 1 - cut[0], taps[1] - 1 - cut[1], *ends]
+        if min(around) < 0:
+            return None
+        made = relax.op.nn.conv2d(
+            call.args[0],
+            array_constant(phase_weights(weights, strides, groups)),
+            padding=around,
+            groups=groups,
+            out_dtype=str(old.ty.dtype),
+        )
+        if strides == (1, 1):
+            return self.emit(made, name)
+        phases = self.emit(made, f"{name}_phases")
+
+        def compute(x: te.Tensor) -> te.Tensor:
+            size = [
+                (x.shape[i + 2] - ends[i] - 1) * strides[i]
+                + (kernel[i] - pads[i] - pads[i + 2] + more[i])
+                for i in (0, 1)
+            ]
+            return interleave(x, groups, strides, (pads[0], pads[1]), size)
+
+        return self.emit(self.call(compute, phases, hint="interleave"), name)
+
+    def saves(self, result: relax.Var, shape: tuple[int, ...], strides: Pair) -> bool:
+        """Whether whole blocks of channels for each phase cost more than interleaving."""
+        if result not in self.read_blocked:
+            return True  # else its blocks would be taken apart instead
+        inputs, channels, *kernel = shape
+        block, phases = self.target.channel_block, strides[0] * strides[1]
+        apart, together = (
+            -(-count // block) * block * times / phases
+            for count, times in ((channels, phases), (channels * phases, 1))
+        )
+        taps = phase_taps((kernel[0], kernel[1]), strides)
+        rate = self.target.lanes(32) * self.target.fma_pipes
+        return (apart - together) * taps[0] * taps[1] * inputs / rate > channels * MOVE_CYCLES
+
+
+def _pair(values: object) -> Pair:
+    first, second = (int(value) for value in values)  # type: ignore[attr-defined]
+    return first, second
