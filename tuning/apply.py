@@ -26,10 +26,20 @@ from athanor.tuning.workload import workload_key
 class TunedKernels:
     """The best decisions of a database for one target."""
 
-    def __init__(self, folder: str | Path, target: TargetSpec, any_cpu: bool = False) -> None:
-        """any_cpu: records of every processor fit, for a target that is not this machine."""
+    def __init__(
+        self,
+        folder: str | Path,
+        target: TargetSpec,
+        any_cpu: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        """any_cpu: records of every processor fit, for a target that is not this machine.
+
+        threads: that the model will run with; the target's cores by default.
+        """
         self.database = Database(folder, without=(TRIAL,))
         self._target, self._any_cpu = target, any_cpu
+        self._threads = threads or target.cores
         self._misfits: dict[str, int] = {}
         self._best = self._fitting(BEST, "workload")
         self._choices = self._fitting(CHOICE, "key")
@@ -88,4 +98,4 @@ class TunedKernels:
         )
 
     def _distance(self, record: dict[str, Any]) -> int:
-        return abs(int(record["context"]["threads"]) - self._target.cores)
+        return abs(int(record["context"]["threads"]) - self._threads)

@@ -13,7 +13,8 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from athanor.tuning.context import misfit
 from athanor.tuning.database import CHOICE
@@ -60,7 +61,7 @@ class GraphChoices:
 
     def __init__(self, model: ModelTasks) -> None:
         self.model = model
-        self.known = _recorded(model)
+        self.known = {key: int(record["value"]) for key, record in _recorded(model).items()}
         self.base = model.variant({})
         """What the compiler's own models choose."""
         self.usual = self.base
@@ -182,18 +183,36 @@ class GraphChoices:
         times = _median(seconds[preferred]), _median(seconds[value])
         if not math.isfinite(times[0]):
             return
+        self._record(key, value, *times)
+        self.known[key] = value
+        if value != preferred:
+            self._made[key] = (choice.options[value][0], self._places[key])
+        self.reports.append(ChoiceReport(key, value, preferred, *times))
+
+    def _record(self, key: str, value: int, heuristic_secs: float, best_secs: float) -> None:
         self.model.database.append(
             CHOICE,
             key=key,
             context=self.model.context.as_dict(),
             value=value,
-            seconds=times[1],
-            heuristic_seconds=times[0],
+            seconds=best_secs,
+            heuristic_seconds=heuristic_secs,
         )
-        self.known[key] = value
-        if value != preferred:
-            self._made[key] = (choice.options[value][0], self._places[key])
-        self.reports.append(ChoiceReport(key, value, preferred, *times))
+
+    def withdraw(self) -> None:
+        """Record that what the compiler prefers is fastest, wherever something else seemed so."""
+        for record in _recorded(self.model).values():
+            key = record["key"]
+            point = self.base.points.get(key)
+            if point is not None and record["value"] != point.preferred:
+                usual = record["heuristic_seconds"]
+                self._record(key, point.preferred, usual, usual)
+                self.known[key] = point.preferred
+        self.reports = [
+            replace(report, value=report.preferred, best_secs=report.heuristic_secs)
+            for report in self.reports
+        ]
+        self._made = {}
 
     def _in_turn(
         self, options: dict[int, Kernels], measurer: Measurer
@@ -248,11 +267,11 @@ class _Parts:
         )
 
 
-def _recorded(model: ModelTasks) -> dict[str, int]:
-    """The choices that the database has for this context."""
+def _recorded(model: ModelTasks) -> dict[str, dict[str, Any]]:
+    """The choices that the database has for this context, by key."""
     found = {}
     for record in model.database.records(CHOICE):
         same = record["context"]["threads"] == model.context.threads
         if same and misfit(record["context"], model.context) is None:
-            found[record["key"]] = int(record["value"])
+            found[record["key"]] = record
     return found

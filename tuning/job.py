@@ -15,8 +15,10 @@ from athanor.frontends.onnx.model_file import SourceModel, read_model
 from athanor.frontends.onnx.type_check import blaming
 from athanor.targets import TargetSpec, find_target
 from athanor.targets.detect import cpu_features
+from athanor.tuning.apply import TunedKernels
 from athanor.tuning.build import Builder
 from athanor.tuning.choose import ChoiceReport, GraphChoices
+from athanor.tuning.confirm import is_model_faster
 from athanor.tuning.context import make_context
 from athanor.tuning.database import Database
 from athanor.tuning.estimate import FIRST_GAIN
@@ -58,6 +60,9 @@ def tune(
     search. measurer: where candidates run; by default in processes of this machine. on_progress:
     called with a TuningReport after every step.
 
+    Where this machine measures, the untuned and the tuned model run in turn at the end; records
+    that don't make the model faster are withdrawn.
+
     An interrupt (Ctrl-C) ends the job with its report. Raises CompileError where the model can't
     be compiled, an option is wrong, or the database can't be read or written.
     """
@@ -80,6 +85,15 @@ def tune(
             graph = GraphChoices(tasks)
         job = _ModelJob(tasks, graph, used, trials, minutes, on_progress)
         job.with_choices = choices
+        if own is not None:
+            job.is_model_faster = lambda: is_model_faster(
+                imported,
+                spec,
+                TunedKernels(database, spec, threads=own.threads),
+                winograd,
+                dims or {},
+                own.threads,
+            )
         return job.run(job.states)
     finally:
         builder.close()
@@ -135,6 +149,8 @@ class _ModelJob(Job):
     """
 
     with_choices = True
+    is_model_faster: Callable[[], bool] | None = None
+    """Asked at the end, where the job runs on the machine that it tunes for."""
 
     def __init__(
         self,
@@ -156,6 +172,20 @@ class _ModelJob(Job):
             state.task.calls = task.calls
 
     def _work(self) -> str:
+        ended = self._tune()
+        if self.is_model_faster is None:
+            return ended
+        self._tell("compare the whole model")
+        if self.is_model_faster():
+            return ended
+        self._use(self.graph.base)
+        self.graph.withdraw()
+        for state in self.model.states.values():
+            state.withdraw()
+        self._note()
+        return f"{ended}; as a whole the tuned model was not faster, so it stays as it was"
+
+    def _tune(self) -> str:
         if not self._measure_heuristics():
             return self._spent()
         self._note()

@@ -206,18 +206,28 @@ class TaskState:
         ratio = median_ratio(results[1].seconds, results[0].seconds) if index else 1.0
         secs = heuristic_secs * ratio
         self.compared = tuple(finalists)
+        self._record_best(built[index] if index else None, secs, heuristic_secs)
+        self.progress.heuristic_secs, self.progress.best_secs = heuristic_secs, secs
+
+    def withdraw(self) -> None:
+        """Record that nothing is faster than the heuristic, where something seemed to be."""
+        if self.progress.best_secs < self.progress.heuristic_secs:
+            self.progress.best_secs = self.progress.heuristic_secs
+            self._record_best(None, self.progress.best_secs, self.progress.heuristic_secs)
+
+    def _record_best(self, best: Built | None, secs: float, heuristic_secs: float) -> None:
+        """best: None where nothing is faster than the heuristic."""
         self.database.append(
             BEST,
             workload=self.task.key,
             context=self.context.as_dict(),
             rule=self.rule,
-            names=built[index].names if index else [],
-            values=list(built[index].values) if index else [],
+            names=best.names if best else [],
+            values=list(best.values) if best else [],
             seconds=secs,
             heuristic_seconds=heuristic_secs,
-            compared=[list(values) for values in finalists],
+            compared=[list(values) for values in self.compared],
         )
-        self.progress.heuristic_secs, self.progress.best_secs = heuristic_secs, secs
 
     def _in_turn(self, built: Sequence[Built], measurer: Measurer) -> list[Measurement]:
         """The first of them is the heuristic's."""

@@ -1,0 +1,78 @@
+"""Whether the whole model became faster: the untuned and the tuned artifact, run in turn.
+
+Kernels are measured alone, in a program of their own. What is faster there may cost as much again
+in a model, whose caches and threads are in another state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from athanor.compiler.commands.feeds import make_feeds
+from athanor.compiler.driver import build_artifact
+from athanor.errors import RunError
+from athanor.frontends.onnx.importer import ImportedModel
+from athanor.runtime.model import Model
+from athanor.targets import TargetSpec
+from athanor.tuning.apply import TunedKernels
+from athanor.tuning.faster import is_faster
+
+LEAST_GAIN = 0.985
+"""Time against the untuned model's up to which the tuned one counts as faster."""
+TURNS = 15
+TURN_SECS = 0.006
+"""Of one model in one turn, at least; what is slower runs once."""
+MOST_SECS = 20.0
+"""Of all turns, but for the first FEWEST."""
+FEWEST = 7
+
+
+def is_model_faster(
+    imported: ImportedModel,
+    target: TargetSpec,
+    known: TunedKernels,
+    winograd: bool,
+    dims: Mapping[str, int],
+    threads: int,
+) -> bool:
+    """Whether the records make the model faster on this machine.
+
+    True where they change no kernel, and where the model can't be run with made-up inputs.
+    """
+    plain = build_artifact(imported, target, winograd=winograd)
+    tuned = build_artifact(imported, target, winograd=winograd, tuned=known)
+    if plain.metadata["kernels"] == tuned.metadata["kernels"]:
+        return True
+    models = plain.load(threads=threads), tuned.load(threads=threads)
+    try:
+        its, mine = _in_turn(models, dims)
+    except RunError:
+        return True
+    return is_faster(mine, its, LEAST_GAIN)
+
+
+def _in_turn(
+    models: tuple[Model, Model], dims: Mapping[str, int]
+) -> tuple[list[float], list[float]]:
+    """Seconds of one run of each model in each turn, who comes first changing."""
+    feeds = make_feeds(models[0].inputs, dims=dims)
+    for model in models:
+        model.run(feeds)
+    times: tuple[list[float], list[float]] = [], []
+    started = time.perf_counter()
+    for turn in range(TURNS):
+        if turn >= FEWEST and time.perf_counter() - started > MOST_SECS:
+            break
+        for index in (turn % 2, 1 - turn % 2):
+            times[index].append(_seconds(models[index], feeds))
+    return times
+
+
+def _seconds(model: Model, feeds: dict) -> float:
+    """Of one run, the mean of as many as fill a turn."""
+    count, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < TURN_SECS:
+        model.run(feeds)
+        count += 1
+    return elapsed / count
