@@ -53,7 +53,7 @@ class _Open:
 
     preferred: int
     options: dict[int, tuple[Variant, Kernels]]
-    """By value, the preferred one included: the plan, and the kernels of the operator's parts."""
+    """By value, the present one included: the plan, and the kernels of the operator's parts."""
 
 
 class GraphChoices:
@@ -69,6 +69,9 @@ class GraphChoices:
         if self.values():
             self.usual = model.variant(self.values())
         self.open: dict[str, _Open] = {}
+        """Operators that are not decided."""
+        self.planned: dict[str, _Open] = {}
+        """All whose alternatives are known."""
         self.reports: list[ChoiceReport] = []
         self._places: dict[str, set[str]] = {}
         self._made: dict[str, tuple[Variant, set[str]]] = {}
@@ -77,13 +80,17 @@ class GraphChoices:
         """The choices that are made."""
         return {key: value for key, value in self.known.items() if key in self.base.points}
 
+    def value(self, key: str) -> int:
+        """The present choice for an operator."""
+        return self.known.get(key, self.usual.points[key].preferred)
+
     def plan(self) -> None:
-        """Plan the alternatives of every operator that the database has no choice for."""
+        """Plan the alternatives of every operator; open are those that were never decided."""
         points = self.usual.points
         others = {
-            key: [c for c in point.candidates if c != point.preferred]
+            key: [c for c in point.candidates if c != self.value(key)]
             for key, point in points.items()
-            if key not in self.known and len(point.candidates) > 1 and all(point.nodes)
+            if len(point.candidates) > 1 and all(point.nodes)
         }
         variants = [
             self.model.variant(
@@ -101,12 +108,14 @@ class GraphChoices:
             if any(shared[part] > 1 for part in places[key]):
                 continue  # two operators in one kernel: their times can't be told apart
             planned = zip(values, variants, strict=False)
-            options = {points[key].preferred: self.usual, **dict(planned)}
-            self.open[key] = _Open(
+            options = {self.value(key): self.usual, **dict(planned)}
+            self.planned[key] = _Open(
                 points[key].preferred,
                 {v: (made, self._parts.kernels(made, places[key])) for v, made in options.items()},
             )
             self._places[key] = places[key]
+            if key not in self.known:
+                self.open[key] = self.planned[key]
 
     def waiting(self) -> set[str]:
         """Kernels that a choice may put others in the place of."""
@@ -170,12 +179,12 @@ class GraphChoices:
         seconds = {preferred: (usual,)}
         value = preferred
         if near and math.isfinite(usual):
-            seconds = self._in_turn({v: kernels[v] for v in (preferred, *near)}, measurer)
+            seconds = self._in_turn({v: kernels[v] for v in (preferred, *near)}, measurer, False)
             value = min(seconds, key=lambda v: (_median(seconds[v]), v))
             if value != preferred and is_faster(seconds[value], seconds[preferred], LEAST_GAIN):
                 # The fastest of several is partly the luckiest.
                 pair = {v: kernels[v] for v in (preferred, value)}
-                seconds = self._in_turn(pair, measurer)
+                seconds = self._in_turn(pair, measurer, False)
                 if not is_faster(seconds[value], seconds[preferred], LEAST_GAIN):
                     value = preferred
             else:
@@ -183,11 +192,36 @@ class GraphChoices:
         times = _median(seconds[preferred]), _median(seconds[value])
         if not math.isfinite(times[0]):
             return
-        self._record(key, value, *times)
+        self._choose(key, value, *times)
+
+    def _choose(self, key: str, value: int, heuristic_secs: float, best_secs: float) -> None:
+        choice = self.planned[key]
+        self._record(key, value, heuristic_secs, best_secs)
         self.known[key] = value
-        if value != preferred:
-            self._made[key] = (choice.options[value][0], self._places[key])
-        self.reports.append(ChoiceReport(key, value, preferred, *times))
+        self._made[key] = (choice.options[value][0], self._places[key])
+        self.reports = [report for report in self.reports if report.key != key]
+        self.reports.append(ChoiceReport(key, value, choice.preferred, heuristic_secs, best_secs))
+
+    def best_cost(self, key: str, value: int) -> float:
+        """Seconds of an alternative with what is known to be fastest for its kernels."""
+        states = self.model.states
+        kernels = self.planned[key].options[value][1]
+        if any(name not in states or not states[name].is_measured for name in kernels):
+            return math.inf
+        return sum(states[name].progress.best_secs * n for name, n in kernels.items())
+
+    def compare_tuned(self, key: str, value: int, measurer: Measurer) -> bool:
+        """Choose an alternative if, both being tuned, it is faster than the present choice."""
+        choice, now = self.planned[key], self.value(key)
+        pair = {v: choice.options[v][1] for v in (now, value)}
+        secs: dict[int, tuple[float, ...]] = {}
+        for _ in range(2):
+            secs = self._in_turn(pair, measurer, True)
+            if not is_faster(secs[value], secs[now], LEAST_GAIN):
+                return False
+        untuned = choice.options.get(choice.preferred, choice.options[now])[1]
+        self._choose(key, value, self._cost(untuned), _median(secs[value]))
+        return True
 
     def _record(self, key: str, value: int, heuristic_secs: float, best_secs: float) -> None:
         self.model.database.append(
@@ -215,11 +249,15 @@ class GraphChoices:
         self._made = {}
 
     def _in_turn(
-        self, options: dict[int, Kernels], measurer: Measurer
+        self, options: dict[int, Kernels], measurer: Measurer, tuned: bool
     ) -> dict[int, tuple[float, ...]]:
-        """Seconds of each option in each turn; none where one of its kernels failed."""
+        """Seconds of each option in each turn; none where one of its kernels failed.
+
+        tuned: of the fastest candidates that are known, else of the heuristics'.
+        """
         keys = list(dict.fromkeys(key for kernels in options.values() for key in kernels))
-        candidates = [self.model.states[key].first_candidate() for key in keys]
+        states = [self.model.states[key] for key in keys]
+        candidates = [s.best_candidate() if tuned else s.first_candidate() for s in states]
         found = {key: c for key, c in zip(keys, candidates, strict=True) if c is not None}
         results = measurer.measure(list(found.values()), repeats=TURNS, interleaved=True)
         secs = {key: result.seconds for key, result in zip(found, results, strict=True)}

@@ -26,6 +26,8 @@ from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.measure import Measurer
 from athanor.tuning.model_tasks import ModelTasks, Variant
 from athanor.tuning.rounds import Job, OnProgress, TuningReport, check_budget
+from athanor.tuning.second_look import SecondLook
+from athanor.tuning.task_state import ROUND
 from athanor.tuning.tasks import KernelTask, kernel_calls, tasks_of
 
 SHARE_OF_CHOICES = 0.6
@@ -162,7 +164,7 @@ class _ModelJob(Job):
         on_progress: OnProgress | None,
     ) -> None:
         super().__init__(model.database, measurer, trials, minutes, on_progress)
-        self.model, self.graph = model, graph
+        self.model, self.graph, self.second = model, graph, SecondLook(graph)
         self._use(graph.base)
 
     def _use(self, variant: Variant) -> None:
@@ -208,7 +210,17 @@ class _ModelJob(Job):
             worth = FIRST_GAIN * self.graph.seconds(key) / self.graph.candidates(key)
             if found is None or worth > found[0]:
                 found = worth, f"alternatives of {key}", lambda key=key: self._choose(key)
+        again = self.second.next()
+        if again is not None and (found is None or again[0] > found[0]):
+            worth, key, value = again
+            found = worth, f"alternative {value} of {key}", lambda: self._look_again(key, value)
         return found
+
+    def _look_again(self, key: str, value: int) -> None:
+        count = min(ROUND, self._left())
+        if self.second.tune(key, value, self.measurer, count, self._count):
+            self._use(self.model.variant(self.graph.values()))
+            self._measure_heuristics()
 
     def _choose(self, key: str) -> None:
         made = len(self.graph.values())

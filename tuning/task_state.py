@@ -46,6 +46,8 @@ class TaskState:
         self.heuristic = builder.points(task.func, self.rule, ())
         self.search.points[self.heuristic.values] = self.heuristic.points
         self.built: dict[tuple[int, ...], Built] = {}
+        self.best_values: tuple[int, ...] = ()
+        """What is recorded as faster than the heuristic's candidate; empty: nothing."""
         self.compared: tuple[tuple[int, ...], ...] = ()
         """The finalists of the last comparison."""
         self.failure: Failure | None = None
@@ -75,6 +77,7 @@ class TaskState:
                 self.progress.heuristic_secs = float(record["heuristic_seconds"])
                 self.progress.history = []
                 self.progress.best_secs = float(record["seconds"])
+                self.best_values = values
                 self.compared = tuple(tuple(compared) for compared in record["compared"])
         # as many rounds as the trials make, the last of which found nothing
         rounds = (len(self.search.trials) - 1) // ROUND
@@ -129,6 +132,15 @@ class TaskState:
         """The heuristic's; None where it can't be built."""
         built = self._build([self.heuristic.values])[0]
         return None if built.error is not None else make_candidate(self.task, built, None)
+
+    def best_candidate(self) -> Candidate | None:
+        """What is known to be fastest; None where it can't be built."""
+        if not self.best_values:
+            return self.first_candidate()
+        heuristic, best = self._build([self.heuristic.values, self.best_values])
+        if heuristic.error is not None or best.error is not None:
+            return None
+        return make_candidate(self.task, best, heuristic)
 
     def measure_heuristic(self, measurer: Measurer, count: Callable[[], None]) -> None:
         """The first candidate."""
@@ -217,6 +229,7 @@ class TaskState:
 
     def _record_best(self, best: Built | None, secs: float, heuristic_secs: float) -> None:
         """best: None where nothing is faster than the heuristic."""
+        self.best_values = best.values if best else ()
         self.database.append(
             BEST,
             workload=self.task.key,

@@ -27,6 +27,8 @@ TILE = 100
 """Choice of a register tile: panel * TILE + rows."""
 TILE_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 """Rows that a tuner may try."""
+LESS_PADDED = 0.9
+"""Columns, empty ones too, against panels of one vector from which narrower ones are tried."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackMatmul")
@@ -118,7 +120,7 @@ class _Rewriter(GraphRewriter):
         if shape is None or self.bf16:
             return DOTS if dots else panel * TILE
         rows = math.prod(shape[:-1])
-        tiles = self.tiles(rows)
+        tiles = self.tiles(rows, columns)
         preferred = panel * TILE + matmul.tile_rows(rows, panel, depth)
         few = [DOTS] if columns <= 2 * self.target.lanes(32) else []
         key = f"matmul {'x'.join(map(str, shape))}, {depth}x{columns}"
@@ -140,17 +142,28 @@ class _Rewriter(GraphRewriter):
         preferred = panel * TILE + matmul.tile_rows(shape[-2], panel, shape[-1])
         sizes = "x".join(map(str, shape)), "x".join(map(str, other))
         key = f"batch_matmul {sizes[0]}, {sizes[1]}{' transposed' if swapped else ''}"
-        candidates = sorted({*self.tiles(shape[-2]), preferred})
+        candidates = sorted({*self.tiles(shape[-2], columns), preferred})
         return self.choices.choose(key, candidates, preferred, self.current)
 
-    def tiles(self, rows: int) -> list[int]:
-        """Register tiles that a tuner may try: panels of one to four vectors."""
+    def tiles(self, rows: int, columns: int | None) -> list[int]:
+        """Register tiles that a tuner may try: panels of one to four vectors.
+
+        And of a part of one, where that leaves much less of the last panel empty.
+        """
         lanes = self.target.lanes(32)
         found = []
-        for vectors in (1, 2, 4):
+        for panel in (4, 8, lanes, 2 * lanes, 4 * lanes):
+            vectors = max(1, panel // lanes)
+            if panel < lanes and (columns is None or _padded(columns, panel, lanes) > LESS_PADDED):
+                continue
             most = (self.target.vector_registers - 1 - vectors) // vectors
             if vectors == 1:  # each weight may stay in memory
                 most = min(most, 16)
             sizes = {min(most, rows), *(n for n in TILE_ROWS if n <= min(most, rows))}
-            found += [vectors * lanes * TILE + n for n in sizes if n > 0]
+            found += [panel * TILE + n for n in sizes if n > 0]
         return found
+
+
+def _padded(columns: int, panel: int, lanes: int) -> float:
+    """Columns, empty ones too, in panels of that width, against panels of one vector."""
+    return -(-columns // panel) * panel / (-(-columns // lanes) * lanes)

@@ -76,6 +76,8 @@ MODELS = {
     "few channels": convolution(channels=3, outputs=8),
     "matmul": matmul(rows=9, columns=40, depth=33),
     "one row": matmul(rows=1, columns=5, depth=70),
+    "few columns": matmul(rows=37, columns=3, depth=16),
+    "columns of half a vector": matmul(rows=9, columns=22, depth=5),
 }
 
 
@@ -133,6 +135,41 @@ def test_the_fastest_alternative_is_recorded_and_applied(tmp_path):
     # a second job takes the choice over
     again = tune(model, database=tmp_path, trials=2, measurer=times)
     assert again.choices == () and len(Database(tmp_path).records(CHOICE)) == 1
+
+
+class SlowUntilTuned(MadeUpTimes):
+    """One kernel takes a fifth more than the usual one by the compiler's decisions, then half."""
+
+    def __init__(self, usual, goal):
+        super().__init__()
+        self.untuned = {usual: 1e-3, goal: 1.2e-3}
+        self.tuned = {usual: 1e-3, goal: 5e-4}
+
+    def measure(self, candidates, **_options):
+        for candidate in candidates:
+            known = self.untuned if candidate.reference is None else self.tuned
+            yield Measurement((known.get(candidate.workload, 2e-3),) * 3)
+
+
+def test_an_alternative_may_win_once_it_is_tuned(tmp_path):
+    model = matmul(rows=3, columns=40, depth=33)
+    met, program = points(model)
+    ((key, point),) = met.points.items()
+    goal = next(c for c in point.candidates if c != point.preferred)
+    kernels = [
+        workload_key(func)
+        for made in (program, points(model, {key: goal})[1])
+        for func in made.kernels.values()
+    ]
+    times = SlowUntilTuned(*kernels)
+    report = tune(model, database=tmp_path, trials=60, measurer=times)
+    (choice,) = report.choices
+    assert (choice.value, choice.preferred) == (goal, point.preferred)
+    assert [r["value"] for r in Database(tmp_path).records(CHOICE)] == [point.preferred, goal]
+    assert report.best_secs == 5e-4 and report.heuristic_secs == 1e-3
+    # a job goes on from there
+    again = tune(model, database=tmp_path, trials=4, measurer=times)
+    assert again.choices == () and again.best_secs == 5e-4
 
 
 def test_nothing_faster_keeps_the_preferred(tmp_path):
