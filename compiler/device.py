@@ -19,8 +19,9 @@ from athanor.targets import TargetSpec
 from athanor.targets.cubin import kernel_resources
 from athanor.targets.cuda_codegen import cuda_source
 from athanor.targets.cuda_images import DeviceImage
-from athanor.targets.cuda_rules import schedule_on_device
+from athanor.targets.cuda_rules import replay_on_device, schedule_on_device
 from athanor.targets.device_kernel import DeviceKernel, Scratch
+from athanor.tuning.apply import TunedKernels
 
 _STEM_LIMIT = 60
 
@@ -41,9 +42,12 @@ class DeviceCode:
         return [image.architecture for image in self.images]
 
 
-def place_on_device(program: Program, target: TargetSpec) -> DeviceCode:
+def place_on_device(
+    program: Program, target: TargetSpec, tuned: TunedKernels | None = None
+) -> DeviceCode:
     """Lower what the device can run, and split the program's steps between it and the host.
 
+    tuned: what a database of tuning records knows; the rules' own decisions for all else.
     Afterwards `program.kernels` are those of the host alone.
     """
     assert target.gpu is not None, f"{target.name} has no device"
@@ -52,7 +56,7 @@ def place_on_device(program: Program, target: TargetSpec) -> DeviceCode:
     for number, (name, func) in enumerate(program.kernels.items()):
         # Numbered: a name must be no prefix of another one's, from which launches are numbered.
         symbol = f"{re.sub(r'[^A-Za-z0-9_]', '_', name)[:_STEM_LIMIT]}_{number}"
-        made = schedule_on_device(symbol, func, target)
+        made = _schedule(symbol, func, target, tuned)
         if made is not None:
             lowered[name], code.rules[name] = made
     choose_sides(program, lowered)
@@ -71,6 +75,21 @@ def place_on_device(program: Program, target: TargetSpec) -> DeviceCode:
     place_tensors(program)
     code.source = cuda_source(program.device.values(), target.gpu)
     return code
+
+
+def _schedule(
+    symbol: str, func: tirx.PrimFunc, target: TargetSpec, tuned: TunedKernels | None
+) -> tuple[DeviceKernel, str] | None:
+    """By a record that fits, else by the rules alone."""
+    decisions = tuned.decisions(func) if tuned else None
+    if tuned and decisions:
+        try:
+            kernel, points = replay_on_device(symbol, func, target, decisions)
+            tuned.check_names(func, [point.name for point in points])
+            return kernel, decisions.rule
+        except Exception as error:  # TVM's errors share no class but this
+            tuned.report_misfit(func, error)
+    return schedule_on_device(symbol, func, target)
 
 
 def make_images(code: DeviceCode, target: TargetSpec, cache: bool) -> None:

@@ -25,7 +25,6 @@ from athanor.compiler.metadata import describe
 from athanor.compiler.pipeline import run_graph_passes
 from athanor.compiler.program import Program
 from athanor.compiler.weights import weight_bytes, weight_offsets
-from athanor.errors import CompileError
 from athanor.frontends.onnx.import_builder import Subgraph
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.frontends.onnx.model_file import read_model
@@ -81,10 +80,6 @@ def compile(
     """
     spec = target_for_precision(target, precision)
     tuned = None
-    if database is not None and spec.gpu is not None:
-        raise CompileError(
-            f"database={str(database)!r}: target {target!r} has no tuning records yet; leave it out"
-        )
     if database is not None:
         tuned = TunedKernels(database, spec, any_cpu=target != "native")
     report = on_progress or _silent
@@ -164,7 +159,7 @@ def build_artifact(
         tuned.report_choices(choices)
     device = None
     if target.gpu:
-        device = place_on_device(program, target)
+        device = place_on_device(program, target, tuned)
         plan = plan_memory(program)
     values = (*imported.inputs, *imported.outputs)
     names = Signature(

@@ -64,13 +64,18 @@ def _launch(launch: Launch, number: int, names: Mapping[str, str]) -> list[str]:
     ]
 
 
-def device_descriptor(
-    program: Program, places: Places, base: str, images: Sequence[str], profile: bool
-) -> str:
-    """The descriptor of an artifact for a device; base: the fields of AthanorDescriptor."""
-    reason = why_not_captured(program)
-    lines = []
-    for number in range(len(images)):
+def device_functions(kernels: Mapping[str, DeviceKernel]) -> list[str]:
+    """Rows of a table of AthanorDeviceFunction, in the order of their numbers."""
+    return [f'  {{"{name}", {shared}}},' for name, shared in _functions(kernels)]
+
+
+def image_sections(architectures: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files `image0`, `image1`, ... as data, and the statements that set `images` to them.
+
+    Sizes are differences of addresses, which C takes for no constants.
+    """
+    lines, rows = [], []
+    for number, architecture in enumerate(architectures):
         lines += [
             f'__asm__(".section .rodata\\n.balign 64\\nathanor_image{number}:\\n"',
             f'        ".incbin \\"image{number}\\"\\nathanor_image{number}_end:\\n.byte 0\\n"',
@@ -78,12 +83,20 @@ def device_descriptor(
             f"extern const uint8_t athanor_image{number}[] HIDDEN;",
             f"extern const uint8_t athanor_image{number}_end[] HIDDEN;",
         ]
-    functions = [f'  {{"{name}", {shared}}},' for name, shared in _functions(program.device)]
-    rows = [
-        f'  images[{number}] = (AthanorImage){{"{architecture}", athanor_image{number}, '
-        f"(uint64_t)(athanor_image{number}_end - athanor_image{number})}};"
-        for number, architecture in enumerate(images)
-    ]
+        rows.append(
+            f'  images[{number}] = (AthanorImage){{"{architecture}", athanor_image{number}, '
+            f"(uint64_t)(athanor_image{number}_end - athanor_image{number})}};"
+        )
+    return lines, rows
+
+
+def device_descriptor(
+    program: Program, places: Places, base: str, images: Sequence[str], profile: bool
+) -> str:
+    """The descriptor of an artifact for a device; base: the fields of AthanorDescriptor."""
+    reason = why_not_captured(program)
+    lines, rows = image_sections(images)
+    functions = device_functions(program.device)
     sides = {
         "inputs": [tensor.root()[0].on_host for tensor in program.inputs],
         "outputs": [places.output_on_host(index) for index in range(len(program.outputs))],
@@ -99,7 +112,6 @@ def device_descriptor(
                 *functions,
                 "};",
                 f"static AthanorImage images[{len(images)}];",
-                "/* Sizes are differences of addresses, which C takes for no constants. */",
                 "static int init_device(const AthanorServices *given) {",
                 *rows,
                 "  return init(given);",

@@ -59,6 +59,12 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
     default=True,
     help="Try other methods and layouts of operators, not only other schedules; default: yes.",
 )
+@click.option(
+    "--precision",
+    default="fp32",
+    show_default=True,
+    help="That products multiply in, as of compile: tf32, fp16 or bf16 on GPUs.",
+)
 @click.option("--html", type=click.Path(path_type=Path), help="Write the report as a page.")
 @click.option("--tracker", metavar="HOST:PORT", help="Measure on devices of TVM's RPC tracker.")
 @click.option("--key", help="The devices' key at the tracker.")
@@ -91,6 +97,7 @@ def tune(
     seed: int,
     winograd: bool,
     choices: bool,
+    precision: str,
     html: Path | None,
     tracker: str | None,
     key: str | None,
@@ -130,13 +137,14 @@ def tune(
     )
     if bundle is not None or collect is not None:
         others = {"--minutes": minutes, "--html": html}
+        options["precision"] = precision
         visit_device(models[0], others, bundle=bundle, collect=collect, **options)
         return
     if fleet is not None:
         tune_model(models, html=html, fleet=fleet, minutes=minutes, **options)
         return
     with devices(target, tracker, key, threads) as measurer:
-        options["choices"] = choices
+        options |= {"choices": choices, "precision": precision}
         tune_model(models, html=html, fleet=None, minutes=minutes, measurer=measurer, **options)
 
 

@@ -6,7 +6,8 @@ import warnings
 
 from tvm import tirx
 
-from athanor.schedules.rule import ScheduleRule, ScheduleWarning
+from athanor.schedules.decisions import DecisionPoint, Decisions
+from athanor.schedules.rule import ScheduleRule, ScheduleWarning, apply_decisions
 from athanor.schedules.rules.cuda_by_hand import CUDAByHand
 from athanor.schedules.rules.cuda_conv2d import CUDAConv2d
 from athanor.schedules.rules.cuda_elementwise import CUDAElementwise
@@ -56,3 +57,15 @@ def schedule_on_device(
                 stacklevel=2,
             )
     return None
+
+
+def replay_on_device(
+    name: str, func: tirx.PrimFunc, target: TargetSpec, decisions: Decisions
+) -> tuple[DeviceKernel, list[DecisionPoint]]:
+    """The kernel that a tuner's decisions make, and what they were about.
+
+    Raises as `apply_decisions` does.
+    """
+    assert target.gpu is not None, f"{target.name} has no device"
+    sch, points = apply_decisions(CUDA_RULES, func, target, decisions)
+    return lower_device_kernel(name, sch.mod["main"], target.gpu), points

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from pathlib import Path
 
 from tvm import s_tir, tirx
 
-from athanor.errors import CompileError
 from athanor.schedules.decisions import DecisionPoint, Decisions
 from athanor.schedules.rule import apply_decisions
 from athanor.targets import TargetSpec
 from athanor.targets.codegen import build_kernels, lower_kernel
+from athanor.targets.cuda_rules import CUDA_RULES, schedule_on_device
 from athanor.targets.rules import CPU_RULES, schedule
+from athanor.tuning.device_object import lower_candidate
 from athanor.tuning.measure import BUILD, Candidate, Failure, Reference
 from athanor.tuning.tasks import KernelTask
 
@@ -47,21 +48,23 @@ class Built:
 
 
 def rule_of(func: tirx.PrimFunc, target: TargetSpec) -> str:
-    """The rule that takes a kernel."""
+    """The rule that takes a kernel; of a GPU's target one that the device runs."""
+    if target.gpu is not None:
+        made = schedule_on_device(SYMBOL, func, target)
+        assert made is not None, "a kernel of the host can't be tuned for the device"
+        return made[1]
     return schedule(func, target)[1]
 
 
 class Builder:
-    """Builds candidates of one target; scheduling holds Python's lock, LLVM uses `jobs` cores."""
+    """Builds candidates of one target.
+
+    Scheduling holds Python's lock; LLVM, or the compiler for CUDA, uses `jobs` cores.
+    """
 
     def __init__(self, target: TargetSpec, jobs: int) -> None:
-        """Raises CompileError for a target whose kernels can't be tuned."""
-        if target.gpu is not None:
-            raise CompileError(
-                f"target {target.name!r}: kernels on a GPU can't be tuned yet; their rules decide "
-                "without a database"
-            )
         self.target = target
+        self.rules = CUDA_RULES if target.gpu else CPU_RULES
         self._pool = ThreadPoolExecutor(jobs)
         self._folder = tempfile.TemporaryDirectory(prefix="athanor-build-")
         self._count = 0
@@ -77,7 +80,7 @@ class Builder:
         with self._timed():
             try:
                 schedule, found = apply_decisions(
-                    CPU_RULES, func, self.target, Decisions(rule, tuple(values)), repair=True
+                    self.rules, func, self.target, Decisions(rule, tuple(values)), repair=True
                 )
             except Exception as error:  # TVM's errors share no class but this
                 return Built(unknown_points(values), error=_failure(error))
@@ -112,12 +115,12 @@ class Builder:
         try:
             found = self._scheduled.pop((func, rule, decisions.values), None)
             if found is None:
-                found = apply_decisions(CPU_RULES, func, self.target, decisions, repair=True)
+                found = apply_decisions(self.rules, func, self.target, decisions, repair=True)
             schedule, points = found
-            lowered = lower_kernel(SYMBOL, schedule.mod["main"], self.target)
+            generate = self._lower(schedule.mod["main"])
         except Exception as error:  # TVM's errors share no class but this
             return Built(unknown_points(values), error=_failure(error)), None
-        return Built(tuple(points)), self._pool.submit(self._generate, lowered)
+        return Built(tuple(points)), self._pool.submit(generate)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -126,6 +129,13 @@ class Builder:
             yield
         finally:
             self.busy_secs += time.monotonic() - started
+
+    def _lower(self, func: tirx.PrimFunc) -> Callable[[], bytes]:
+        """What is left to do of a scheduled kernel without Python's lock: its object code."""
+        if self.target.gpu is not None:
+            return lower_candidate(SYMBOL, func, self.target)
+        lowered = lower_kernel(SYMBOL, func, self.target)
+        return lambda: self._generate(lowered)
 
     def _generate(self, lowered: tirx.PrimFunc) -> bytes:
         self._count += 1

@@ -22,11 +22,11 @@ import onnx
 
 from athanor.compiler.write_aside import check_writable, write_aside
 from athanor.errors import CompileError
-from athanor.targets import TargetSpec, find_target
+from athanor.targets import TargetSpec
 from athanor.tuning.build import Builder
 from athanor.tuning.context import make_context, target_identity
 from athanor.tuning.database import RECORDS, Database
-from athanor.tuning.job import model_tasks
+from athanor.tuning.job import model_tasks, tuning_target
 from athanor.tuning.local import build_failures
 from athanor.tuning.measure import DEVICE_LOST, Candidate, Failure, Measurement
 from athanor.tuning.options import Options
@@ -41,7 +41,7 @@ _BUNDLES = "bundles"
 """Folder in the database's, of what was in each bundle that was written."""
 _UNKNOWN_CPU = "a device that has not answered yet"
 _SCRIPT = """#!/bin/sh
-# Measures the kernels in this folder; needs nothing but a shell. A second run goes on where the
+# Measures the kernels in this folder; needs nothing but @NEEDS@. A second run goes on where the
 # first one ended. More options: ./measure --help
 here=${0%/*}
 case $0 in */*) ;; *) here=. ;; esac
@@ -85,6 +85,7 @@ def tune_by_bundle(
     winograd: bool = True,
     threads: int | None = None,
     seed: int = 0,
+    precision: str = "fp32",
 ) -> BundleReport:
     """Record the results of a bundle, write the next one, or both; arguments as in `tune`.
 
@@ -96,9 +97,9 @@ def tune_by_bundle(
     """
     if bundle is not None:
         check_writable(Path(bundle))
-    spec = find_target(target)
+    spec = tuning_target(target, precision)
     records = Database(database, create=True)
-    tasks = model_tasks(model, spec, shapes, dims, operators, winograd)
+    tasks = model_tasks(model, spec, shapes, dims, operators, winograd, precision)
     builder = Builder(spec, spec.cores)
     report = BundleReport()
     cpu, device_threads = _UNKNOWN_CPU, threads or 1
@@ -193,6 +194,7 @@ def _write(
         words += ["--threads", str(options.threads)] if options.threads else []
         script = _SCRIPT.replace("@FAMILY@", target.triple.partition("-")[0])
         script = script.replace("@OPTIONS@", " ".join(words))
+        script = script.replace("@NEEDS@", "the NVIDIA driver" if target.gpu else "a shell")
         files = {"measure": program.path.read_bytes(), "run.sh": script.encode()}
         with write_aside(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
             for name, data in files.items():
@@ -221,7 +223,8 @@ def _collect(
     if manifest["target"] != target_identity(target):
         raise CompileError(
             f"{path} holds results for the target {manifest['target'].split()[0]}, not for "
-            f"{target.name}: give the --target that the bundle was made with"
+            f"{target_identity(target).split()[0]}: give the --target (and --precision) that the "
+            "bundle was made with"
         )
     results: dict[str, dict[tuple[int, ...], Measurement]] = {}
     for (workload, values), measurement in zip(manifest["candidates"], measurements, strict=False):

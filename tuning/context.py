@@ -21,7 +21,7 @@ class Context:
     target: str
     """Name, triple, processor and features that code was generated for, in one string."""
     cpu: str
-    """The processor that measured, as it calls itself."""
+    """The processor, or GPU, that measured, as it calls itself."""
     threads: int
     tvm: str
     athanor: str
@@ -44,6 +44,8 @@ def make_context(target: TargetSpec, threads: int, cpu: str | None = None) -> Co
 
 def target_identity(target: TargetSpec) -> str:
     """What two targets have in common whose code is the same."""
+    if target.gpu is not None:
+        return f"cuda:{','.join(target.gpu.architectures)}:{target.gpu.precision}"
     return " ".join([target.name, target.triple, target.mcpu, *target.mattr])
 
 

@@ -64,6 +64,11 @@ def tune_fleet(
     """
     check_budget(trials, minutes)
     spec = find_target(target)
+    if spec.gpu is not None:
+        raise CompileError(
+            f"target {target!r}: fleets measure on processors; tune for a GPU where it is, or by "
+            "--bundle"
+        )
     with connect(scheduler) as client:
         context = _common_context(client, spec, threads)
         records = Database(database, create=True)

@@ -8,12 +8,11 @@ from typing import Any
 
 import onnx
 
-from athanor.compiler.driver import plan_program
 from athanor.errors import CompileError
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.frontends.onnx.model_file import SourceModel, read_model
 from athanor.frontends.onnx.type_check import blaming
-from athanor.targets import TargetSpec, find_target
+from athanor.targets import TargetSpec, target_for_precision
 from athanor.targets.detect import cpu_features
 from athanor.tuning.apply import TunedKernels
 from athanor.tuning.build import Builder
@@ -28,7 +27,7 @@ from athanor.tuning.model_tasks import ModelTasks, Variant
 from athanor.tuning.rounds import Job, OnProgress, TuningReport, check_budget
 from athanor.tuning.second_look import SecondLook
 from athanor.tuning.task_state import ROUND
-from athanor.tuning.tasks import KernelTask, kernel_calls, tasks_of
+from athanor.tuning.tasks import KernelTask, plan_calls, tasks_of
 
 SHARE_OF_CHOICES = 0.6
 """Of a job's budget at most, for choices about the graph; kernels get what is left."""
@@ -48,6 +47,7 @@ def tune(
     choices: bool = True,
     threads: int | None = None,
     seed: int = 0,
+    precision: str = "fp32",
     measurer: Measurer | None = None,
     on_progress: OnProgress | None = None,
 ) -> TuningReport:
@@ -59,17 +59,18 @@ def tune(
     until the gain to expect falls under 1%. dims: sizes of symbolic dimensions while measuring; 1
     where none is given. choices: try other methods and layouts of operators too, not only other
     schedules of their kernels. threads: that kernels run with; every core by default. seed: of the
-    search. measurer: where candidates run; by default in processes of this machine. on_progress:
-    called with a TuningReport after every step.
+    search. precision: as in `athanor.compile`, of targets that are GPUs. measurer: where candidates
+    run; by default in processes of this machine. on_progress: called with a TuningReport after
+    every step.
 
-    Where this machine measures, the untuned and the tuned model run in turn at the end; records
-    that don't make the model faster are withdrawn.
+    Where this machine measures, and the target is its processor, the untuned and the tuned model
+    run in turn at the end; records that don't make the model faster are withdrawn.
 
     An interrupt (Ctrl-C) ends the job with its report. Raises CompileError where the model can't
     be compiled, an option is wrong, or the database can't be read or written.
     """
     check_budget(trials, minutes)
-    spec = find_target(target)
+    spec = tuning_target(target, precision)
     if measurer is None:
         _check_runs_here(spec)
     records = Database(database, create=True)
@@ -82,12 +83,14 @@ def tune(
         used = measurer or own
         assert used is not None
         context = make_context(spec, used.threads, used.cpu)
-        tasks = ModelTasks(imported, spec, winograd, dims or {}, builder, records, context, seed)
+        tasks = ModelTasks(
+            imported, spec, winograd, dims or {}, builder, records, context, seed, precision
+        )
         with blaming(source):
             graph = GraphChoices(tasks)
         job = _ModelJob(tasks, graph, used, trials, minutes, on_progress)
         job.with_choices = choices
-        if own is not None:
+        if own is not None and spec.gpu is None:
             job.is_model_faster = lambda: is_model_faster(
                 imported,
                 spec,
@@ -110,13 +113,24 @@ def model_tasks(
     dims: Mapping[str, int] | None = None,
     operators: Mapping[tuple[str, str, int], Any] | None = None,
     winograd: bool = True,
+    precision: str = "fp32",
 ) -> dict[str, KernelTask]:
     """The kernels of a model that can be tuned, by their key; arguments as in `tune`."""
     source = read_model(model)
     with blaming(source):
         imported = _import(source, shapes, dims, operators)
-        program, plan = plan_program(imported, target, winograd)
-    return tasks_of(kernel_calls(program, plan, target, dims or {}))
+        return tasks_of(plan_calls(imported, target, winograd, precision, dims or {}))
+
+
+def tuning_target(name: str, precision: str) -> TargetSpec:
+    """The target to tune for. Raises CompileError."""
+    spec = target_for_precision(name, precision)
+    if spec.gpu is None and precision != "fp32":
+        raise CompileError(
+            f"precision={precision!r}: kernels of processors are tuned in 'fp32' alone; leave it "
+            "out, and compile without the database"
+        )
+    return spec
 
 
 def _import(

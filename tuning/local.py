@@ -23,12 +23,25 @@ from athanor.tuning.results import read_head, read_measurements
 class LocalMeasurer:
     """A Measurer. The candidates of one call become one program, which forks for each."""
 
-    cpu: str | None = None
-
     def __init__(self, target: TargetSpec, threads: int | None = None) -> None:
+        """Raises CompileError where the target is a GPU that is not here."""
         self.target = target
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = 1 if target.gpu else threads or len(os.sched_getaffinity(0))
         self._folder = tempfile.TemporaryDirectory(prefix="athanor-measure-")
+        self.cpu: str | None = self._device() if target.gpu else None
+
+    def _device(self) -> str:
+        """The GPU's name, as a program without candidates tells it."""
+        folder = Path(self._folder.name, "probe")
+        program = link_program([], folder, self._libraries, self.target)
+        done = subprocess.run([program.path], capture_output=True, text=True, check=False)
+        if done.returncode:
+            self.close()
+            raise CompileError(
+                f"target {self.target.name}: {done.stderr.strip().removeprefix('measure: ')}; "
+                "measure on another machine (--bundle)"
+            )
+        return read_head(done.stdout).cpu
 
     @functools.cached_property
     def _libraries(self) -> list[Path]:

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from athanor.compiler.choices import ChoicePoint, Choices
-from athanor.compiler.driver import plan_program
 from athanor.frontends.onnx.importer import ImportedModel
 from athanor.targets import TargetSpec
 from athanor.tuning.build import Builder
 from athanor.tuning.context import Context
 from athanor.tuning.database import Database
 from athanor.tuning.task_state import TaskState
-from athanor.tuning.tasks import Call, KernelTask, kernel_calls, tasks_of
+from athanor.tuning.tasks import Call, KernelTask, plan_calls, tasks_of
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,10 @@ class ModelTasks:
         database: Database,
         context: Context,
         seed: int,
+        precision: str = "fp32",
     ) -> None:
         self.imported, self.target, self.winograd, self.dims = imported, target, winograd, dims
+        self.precision = precision
         self.builder, self.database, self.context = builder, database, context
         self.seed = seed
         self.states: dict[str, TaskState] = {}
@@ -56,8 +57,9 @@ class ModelTasks:
     def variant(self, values: Mapping[str, int]) -> Variant:
         """The kernels of the model with these choices."""
         choices = Choices(values)
-        program, plan = plan_program(self.imported, self.target, self.winograd, choices=choices)
-        calls = kernel_calls(program, plan, self.target, self.dims)
+        calls = plan_calls(
+            self.imported, self.target, self.winograd, self.precision, self.dims, choices
+        )
         return Variant(tasks_of(calls), calls, choices.points)
 
     def state(self, task: KernelTask) -> TaskState:

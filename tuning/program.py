@@ -92,6 +92,8 @@ def link_program(
     inputs = ["table.o", *paths, *map(str, libraries), "-lm", "-lpthread", "-ldl"]
     command = [*compiler, *flags, *inputs, "-o", "measure"]
     try:
+        if target.gpu is not None:  # the driver is a library, loaded when the program runs
+            raise CompileError("not linked statically")
         _run([*_static(command), "-static"], folder)
     except CompileError:
         _run(command, folder)
@@ -179,9 +181,23 @@ def _table(
             f"const int32_t measure_num_candidates = {len(candidates)};",
             "const MeasureCandidate measure_candidates[] = {",
             *(rows or ["  {0},"]),
-            "};\n",
+            "};",
+            *_device(target),
         ]
     )
+
+
+def _device(target: TargetSpec) -> list[str]:
+    """Where the kernels run. What serves a GPU is linked only where the table names it."""
+    architectures = target.gpu.architectures if target.gpu else ()
+    place = "&measure_cuda" if target.gpu else "0"
+    return [
+        f"const uint32_t measure_num_images = {len(architectures)};",
+        "const AthanorImage measure_images[] = {",
+        *(f'  {{"{name}"}},' for name in architectures or ("",)),
+        "};",
+        f"const MeasureDevice *const measure_device = {place};\n",
+    ]
 
 
 def _argument(argument: Argument) -> str:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
+from athanor.compiler.choices import Choices
+from athanor.compiler.device import place_on_device
+from athanor.compiler.driver import plan_program
 from athanor.compiler.kernels import kernel_stem
-from athanor.compiler.memory import MemoryPlan, align
+from athanor.compiler.memory import MemoryPlan, align, plan_memory
 from athanor.compiler.program import KernelCall, Program, Tensor
 from athanor.compiler.sizes import Sizes
 from athanor.compiler.weights import weight_offsets
+from athanor.frontends.onnx.importer import ImportedModel
 from athanor.targets import TargetSpec
 from athanor.tuning.measure import CONSTANT, INPUT, OUTPUT, Argument
 from athanor.tuning.workload import workload_key
@@ -50,13 +54,29 @@ class Call:
     """The model's nodes that it computes."""
 
 
+def plan_calls(
+    imported: ImportedModel,
+    target: TargetSpec,
+    winograd: bool,
+    precision: str,
+    dims: Mapping[str, int],
+    choices: Choices | None = None,
+) -> list[Call]:
+    """The calls of a model's run; see `plan_program` and `kernel_calls`."""
+    program, plan = plan_program(imported, target, winograd, precision, choices)
+    if target.gpu is not None:
+        place_on_device(program, target)
+        plan = plan_memory(program)
+    return kernel_calls(program, plan, target, dims)
+
+
 def kernel_calls(
     program: Program, plan: MemoryPlan, target: TargetSpec, dims: Mapping[str, int]
 ) -> list[Call]:
     """The calls of a run in order; equal kernels are one task.
 
     dims: sizes of symbolic dimensions; 1 where none is given. Kernels whose sizes only a run knows
-    are left out.
+    are left out; so are those that the host runs where the target is a GPU.
     """
     sizes = Sizes({**{symbol.name: 1 for symbol in program.symbols}, **dims})
     total = weight_offsets(program)[1] + plan.static_bytes
@@ -65,6 +85,8 @@ def kernel_calls(
     tasks: dict[str, KernelTask] = {}
     calls = []
     for call in program.kernel_calls():
+        if target.gpu is not None and not call.on_device:
+            continue
         known = Sizes(sizes.values)
         arguments = tuple(
             [_argument(tensor, False, known) for tensor in call.inputs]
@@ -103,6 +125,8 @@ def _evicted(total: int, call: KernelCall, sizes: Sizes, target: TargetSpec) -> 
     """Bytes of the model that are not this call's; more than the caches hold makes no difference.
 
     A run touches each weight once, but activations again and again: the whole arena counts once.
+    A GPU's caches are known to the program that measures there.
     """
     own = sum(sizes.of(t.size) * t.itemsize_bits // 8 for t in (*call.inputs, *call.outputs))
-    return min(max(0, total - own), 2 * target.l3_bytes) // 64 * 64
+    rest = max(0, total - own) // 64 * 64
+    return rest if target.gpu else min(rest, 2 * target.l3_bytes // 64 * 64)

@@ -10,6 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
+/* A GPU's clocks rise under load: calls of so long come before those that are timed. */
+#define WARM_NS ((int64_t)20 * 1000000)
+
 static struct {
   const MeasureCandidate *candidate;
   MeasureBuffer buffers[MEASURE_MAX_ARGUMENTS];
@@ -105,12 +108,22 @@ static void prepare(const MeasureCandidate *candidate, const MeasureOptions *opt
       measure_protect(buffer, false);
     }
   }
+  if (measure_device) {
+    if (!measure_device->begin(candidate, child.buffers))
+      give_up(MEASURE_CRASHED, athanor_last_error());
+    return;
+  }
   /* Spinning as in a session. */
   child.parallel = (AthParallel){.threads = options->threads, .spin_us = 50};
   if (options->threads > 1) ath_pool_retain(options->threads - 1);
 }
 
 static int64_t call(MeasureCall kernel) {
+  if (measure_device) {
+    const int64_t device_ns = measure_device->call(kernel);
+    if (device_ns < 0) give_up(MEASURE_CRASHED, athanor_last_error());
+    return device_ns;
+  }
   const size_t depth = ath_workspace_depth();
   ath_parallel = &child.parallel;
   const int64_t started = measure_now_ns();
@@ -124,8 +137,15 @@ static int64_t call(MeasureCall kernel) {
   give_up(MEASURE_CRASHED, sentence);
 }
 
+static void set_caches(void) {
+  if (!measure_device) measure_set_caches(child.candidate, child.buffers);
+  else if (!measure_device->set_caches()) give_up(MEASURE_CRASHED, athanor_last_error());
+}
+
+/* Also brings outputs from the device. */
 static void check_bounds(void) {
   char sentence[200];
+  if (measure_device && !measure_device->fetch()) give_up(MEASURE_CRASHED, athanor_last_error());
   for (int32_t i = 0; i < child.candidate->num_arguments; i++) {
     if (measure_is_intact(&child.buffers[i])) continue;
     snprintf(sentence, sizeof sentence, "the kernel wrote outside of buffer %d (%s)", i,
@@ -160,8 +180,11 @@ _Noreturn void measure_child(const MeasureCandidate *candidate, const MeasureOpt
   for (int32_t i = 0; i < candidate->num_arguments; i++)
     if (candidate->arguments[i].role == MEASURE_INPUT) measure_protect(&child.buffers[i], true);
   /* Once more, for what the first call has made: scratch memory, pages, predictions. */
-  measure_set_caches(candidate, child.buffers);
-  call(candidate->call);
+  const int64_t warm_ns = measure_now_ns() + (measure_device ? WARM_NS : 0);
+  do {
+    set_caches();
+    call(candidate->call);
+  } while (measure_now_ns() < warm_ns);
   tell(MEASURE_READY, 0, "");
   char command;
   while (read(commands, &command, 1) == 1) {
@@ -171,7 +194,7 @@ _Noreturn void measure_child(const MeasureCandidate *candidate, const MeasureOpt
     }
     /* Others have had their turn since this kernel's last call. */
     if (options->interleaved) call(candidate->call);
-    measure_set_caches(candidate, child.buffers);
+    set_caches();
     tell(MEASURE_TIMED, call(candidate->call), "");
   }
   _exit(1);

@@ -80,14 +80,15 @@ static bool has_features(void) {
 }
 
 int main(int count, char **words) {
-  const MeasureOptions options = parse(count, words);
+  MeasureOptions options = parse(count, words);
   if (!has_features()) return 3;
+  if (measure_device) options.threads = 1;
   signal(SIGPIPE, SIG_IGN); /* of a child that has ended; read tells */
   uint64_t evict_bytes = 0;
   for (int32_t i = 0; i < measure_num_candidates; i++)
     if (measure_candidates[i].evict_bytes > evict_bytes)
       evict_bytes = measure_candidates[i].evict_bytes;
-  if (!measure_make_other_memory(evict_bytes)) {
+  if (!measure_device && !measure_make_other_memory(evict_bytes)) {
     fprintf(stderr, "measure: no memory to empty the caches with\n");
     return 1;
   }

@@ -36,6 +36,9 @@ extern const char measure_cpu_features[]; /* space-separated, as in /proc/cpuinf
 extern const int32_t measure_num_candidates;
 extern const MeasureCandidate measure_candidates[];
 extern const MeasureCall measure_references[];
+/* Architectures that every candidate has an image for, without data; none of the processor's. */
+extern const AthanorImage measure_images[];
+extern const uint32_t measure_num_images;
 
 /* ---- Options of one run ----------------------------------------------------------------------- */
 
@@ -93,6 +96,24 @@ bool measure_compare(const MeasureArgument *argument, const void *data, const vo
 bool measure_make_other_memory(uint64_t evict_bytes);
 /* Brings the caches into the state that they have in a model; see there. */
 void measure_set_caches(const MeasureCandidate *candidate, const MeasureBuffer *buffers);
+
+/* ---- device.c: kernels that run on a GPU ------------------------------------------------------ */
+
+/* False, or a negative time: with an error text. All but `name` are for the process of a candidate,
+ * whose buffers on the host are what its inputs come from and its outputs are brought to. */
+typedef struct {
+  /* What the device calls itself; also whether the candidates' images fit it. */
+  bool (*name)(char *name, size_t size);
+  bool (*begin)(const MeasureCandidate *candidate, const MeasureBuffer *buffers);
+  /* As measure_set_caches. */
+  bool (*set_caches)(void);
+  /* Calls the kernel, waits; nanoseconds on the device. */
+  int64_t (*call)(MeasureCall kernel);
+  /* Brings the outputs; whether nothing else was written. */
+  bool (*fetch)(void);
+} MeasureDevice;
+extern const MeasureDevice measure_cuda;
+extern const MeasureDevice *const measure_device; /* of the table; NULL: the processor */
 
 /* ---- child.c: the process of one candidate ---------------------------------------------------- */
 

@@ -45,11 +45,17 @@ static void processor_name(char *name, size_t size, const struct utsname *machin
   if (file) fclose(file);
 }
 
-static void write_head(const MeasureOptions *options) {
+/* False where there is no device, with a sentence on stderr. */
+static bool write_head(const MeasureOptions *options) {
   char name[200];
   struct utsname machine = {.machine = "unknown"};
   uname(&machine);
-  processor_name(name, sizeof name, &machine);
+  if (!measure_device) {
+    processor_name(name, sizeof name, &machine);
+  } else if (!measure_device->name(name, sizeof name)) {
+    fprintf(stderr, "measure: %s\n", athanor_last_error());
+    return false;
+  }
   fputs("{\"athanor_measure\": 1, \"bundle\": ", output);
   write_text(measure_bundle);
   fprintf(output, ", \"threads\": %d, \"cores\": %d, \"cpu\": ", options->threads,
@@ -59,6 +65,7 @@ static void write_head(const MeasureOptions *options) {
   write_text(machine.machine);
   fputs("}\n", output);
   flush();
+  return true;
 }
 
 /* Candidates of whole groups in the file; what follows them is cut off, for a line that a power cut
@@ -103,7 +110,7 @@ int32_t measure_open_results(const MeasureOptions *options) {
     }
     fseek(output, 0, SEEK_END);
   }
-  if (output == stdout || ftell(output) == 0) write_head(options);
+  if ((output == stdout || ftell(output) == 0) && !write_head(options)) return -1;
   return done;
 }
 

@@ -10,6 +10,16 @@ typedef struct {
   uint64_t capacity_bytes;
 } AthDeviceBuffer;
 
+/* device_image.c: code of a model, or of a kernel that is measured. path: whose it is, for errors.
+ * The image that fits best; none: an error that names all. */
+AthanorStatus ath_image_choose(int handle, int device, const AthanorImage *images, uint32_t count,
+                               const char *path, const AthanorImage **chosen);
+AthanorStatus ath_image_load(int handle, int device, const AthanorImage *images, uint32_t count,
+                             const char *path, CudaHandle *module);
+/* found: as many handles as functions. */
+AthanorStatus ath_image_functions(CudaHandle module, const AthanorDeviceFunction *functions,
+                                  uint32_t count, CudaHandle *found);
+
 /* device_model.c: module and weights on one device, shared by the sessions of a model. */
 typedef struct AthDeviceModel {
   struct AthDeviceModel *next;

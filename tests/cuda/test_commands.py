@@ -54,12 +54,3 @@ def test_bench_beside_onnx_runtime(driver, model, capsys, monkeypatch):
     words = ["bench", str(model), "--target", "cuda", "--rounds", "1", "--cuda-graph"]
     assert run_command(words) == 0
     assert "athanor takes" in capsys.readouterr().out
-
-
-def test_tuning_for_a_gpu_is_refused_until_it_is_there(driver, model, tmp_path, capsys):
-    database = ["--database", str(tmp_path / "records")]
-    assert run_command(["tune", str(model), "--target", "cuda", "--trials", "1", *database]) == 1
-    assert "kernels on a GPU can't be tuned yet" in capsys.readouterr().err
-    words = ["compile", str(model), "--target", "cuda", "-o", str(tmp_path / "m.so"), *database]
-    assert run_command(words) == 1
-    assert "target 'cuda' has no tuning records yet" in capsys.readouterr().err
