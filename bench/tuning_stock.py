@@ -115,10 +115,13 @@ def trials_to(ratio: float, report: athanor.TuningReport, kernels: int) -> int |
     """
     if ratio >= 1:
         return 1
+    reached = None
     for _, trials, secs in report.history:
-        if secs <= ratio * report.heuristic_secs:
-            return 1 + max(0, trials - kernels)
-    return None
+        if secs > ratio * report.heuristic_secs:
+            reached = None  # what was found before was withdrawn
+        elif reached is None:
+            reached = 1 + max(0, trials - kernels)
+    return reached
 
 
 def _kernels(

@@ -42,6 +42,16 @@ def tile_columns(width: int | None, target: TargetSpec) -> list[int]:
     return [v * full for v in (1, 2, 4) if width is None or v * full <= width]
 
 
+def tried_columns(width: int | None, target: TargetSpec) -> list[int]:
+    """The same and half of a vector, as a tuner may try.
+
+    It leaves less of a row's last tile to be computed twice, and its loads cross fewer cache lines.
+    """
+    found = tile_columns(width, target)
+    half = target.lanes(32) // 2
+    return [half, *found] if width is not None and half >= 8 and width > half else found
+
+
 def plain_tile(
     channels: int | None, width: int | None, steps: int, target: TargetSpec
 ) -> PlainTile:

@@ -10,7 +10,7 @@ from tvm import s_tir, tirx
 from athanor.schedules import blocks
 from athanor.schedules.conv_tasks import PARALLEL_MACS
 from athanor.schedules.decisions import decide
-from athanor.schedules.plain_tile import plain_tile, tile_columns
+from athanor.schedules.plain_tile import plain_tile, tried_columns
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.schedules.rules.cpu_depthwise import macs
@@ -109,7 +109,7 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
     counts = [c for c in divisors(channels or 1) if c < target.vector_registers]
     together = decide(sch, "channels", sorted({*counts, tile.channels}), tile.channels)
     # Several vectors are one long vector to TVM.
-    lanes = decide(sch, "columns", tile_columns(width, target), tile.columns)
+    lanes = decide(sch, "columns", tried_columns(width, target), tile.columns)
     channel_tile, channel = sch.split(channel, [None, together])
     inner = [channel]
     if rows:

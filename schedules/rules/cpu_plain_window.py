@@ -8,8 +8,8 @@ from athanor.schedules import blocks
 from athanor.schedules.compute.window import PLAIN_WINDOW
 from athanor.schedules.conv_shape import split_convolution
 from athanor.schedules.conv_tasks import PARALLEL_MACS
-from athanor.schedules.decisions import decide
-from athanor.schedules.plain_tile import tile_columns
+from athanor.schedules.decisions import decide, nearest
+from athanor.schedules.plain_tile import tile_columns, tried_columns
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.schedules.rules.cpu_depthwise import macs
@@ -54,9 +54,12 @@ class CPUPlainWindow:
         image, channel, row, column = sch.get_loops(last)
         columns = tile_columns(width, target)
         wanted = min(columns, key=lambda tile: (-(-width // tile) * tile, -tile))
-        tile = decide(sch, "columns", columns, wanted)
+        tile = decide(sch, "columns", tried_columns(width, target), wanted)
         most = max(1, target.vector_registers // 4 // max(1, tile // target.lanes(32)))
         rows, together = _band_rows(sch, pad, height, most, target)
+        rows = decide(sch, "rows", sorted({*divisors(height), rows}), rows)
+        shares = [n for n in divisors(rows) if n <= (1 if height % rows else 2 * most)]
+        together = decide(sch, "rows of a tile", shares, nearest(shares, together))
         band, line, row = sch.split(row, [None, rows // together, together])
         step, lane = sch.split(column, [None, tile])
         sch.reorder(line, step, row, lane)

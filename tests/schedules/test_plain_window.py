@@ -5,8 +5,11 @@ import pytest
 from tvm import te, tirx
 
 from athanor.schedules.compute import window
+from athanor.schedules.decisions import Decisions
 from athanor.schedules.plain_tile import plain_window_is_faster
+from athanor.schedules.rule import apply_decisions
 from athanor.schedules.rules.cpu_plain_window import CPUPlainWindow
+from athanor.targets.rules import CPU_RULES
 
 from .blocked import convolve, windows
 from .kernel import Kernel
@@ -53,6 +56,30 @@ def test_depthwise(name):
     check(func, "CPUPlainWindow", [data, weight, bias], [wanted])
     out = run(SMALL, func, [data, weight, bias], wanted.shape)
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["square, longer than tiles", "3x3 stride 2", "uneven"])
+def test_every_single_change_computes_the_same(name):
+    size, kernel, strides, padding, dilation = CASES[name]
+    data, weight = random(1, 2, *size), random(2, *kernel)
+    inputs = [placeholder(n, *a.shape) for n, a in zip("xw", (data, weight), strict=True)]
+    options = dict(strides=strides, padding=padding, dilation=dilation)
+    func = prim_func(inputs, [window.depthwise_conv2d_plain(*inputs, **options)])
+    wanted = convolve(data, weight[:, None], groups=2, **options)
+
+    def decided(values):
+        given = Decisions("CPUPlainWindow", tuple(values))
+        return apply_decisions(CPU_RULES, func, NATIVE, given, repair=True)
+
+    points = decided(())[1]
+    assert {"columns", "rows", "rows of a tile"} & {point.name for point in points}
+    values = [point.value for point in points]
+    for index, point in enumerate(points):
+        for value in point.candidates:
+            changed = [*values[:index], value, *values[index + 1 :]]
+            made = np.full(wanted.shape, np.nan, np.float32)
+            Kernel(decided(changed)[0].mod["main"])(data, weight, made)
+            np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-4, err_msg=str(changed))
 
 
 @pytest.mark.parametrize("name", CASES)
