@@ -18,7 +18,8 @@ from athanor.compiler.passes.rewrite import (
     static_shape,
 )
 
-_CONVOLUTIONS = {"relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d"}
+_TRANSPOSED = {f"relax.nn.conv{rank}d_transpose" for rank in (1, 2, 3)}
+_CONVOLUTIONS = {"relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d", *_TRANSPOSED}
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldChannelAffine")
@@ -96,10 +97,8 @@ class _Rewriter(GraphRewriter):
         convolution, bias = found
         self.absorb(value)
         weight = constant_array(convolution.args[1])
-        wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
         if np.any(scale != 1):
-            weight = (weight.astype(np.float64) * wide).astype(weight.dtype)
-            folded = array_constant(weight)
+            folded = array_constant(_scaled(convolution, weight, scale))
             args = [convolution.args[0], folded]
             made = relax.Call(convolution.op, args, convolution.attrs, ret_ty=convolution.ty)
             value = self.emit(made, name)
@@ -153,3 +152,15 @@ class _Rewriter(GraphRewriter):
         rank = len(like.ty.shape.values)
         shaped = values.reshape(1, -1, *[1] * (rank - 2))
         return relax.const(np.ascontiguousarray(shaped.astype(dtype)), dtype)
+
+
+def _scaled(convolution: Call, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The weights times a number for each output channel."""
+    rest = [1] * (weight.ndim - 2)
+    if op_name(convolution) not in _TRANSPOSED:
+        return (weight * scale.reshape(-1, 1, *rest)).astype(weight.dtype)
+    # (I, O / groups, ...), the input channels of one group behind those of another.
+    groups = int(convolution.attrs.groups)
+    split = weight.reshape(groups, -1, *weight.shape[1:])
+    scaled = split * scale.reshape(groups, 1, weight.shape[1], *rest)
+    return scaled.reshape(weight.shape).astype(weight.dtype)

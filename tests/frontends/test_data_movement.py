@@ -1,6 +1,7 @@
 """Slices, gathers, scatters, shapes, reductions and products against the onnx reference."""
 
 import numpy as np
+import onnx
 import pytest
 
 import athanor
@@ -122,6 +123,19 @@ def test_top_k(largest, axis):
 def test_cumulative_sum(exclusive, reverse, axis):
     inputs = [floats(3, 4, 2), np.int64(axis)]
     check("CumSum", inputs, constants=(1,), exclusive=exclusive, reverse=reverse)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_cumulative_sum_between_what_is_fused(axis):
+    text = f"""<ir_version: 8, opset_import: ["": 14]>
+        g (float[1, 4, 1] x) => (float[1, 4, 1] y) <int64 axis = {{{axis}}}> {{
+          size = Abs(x)
+          sum = CumSum(size, axis)
+          y = Sqrt(sum)
+        }}"""
+    x = floats(1, 4, 1)
+    result = athanor.compile(onnx.parser.parse_model(text)).load().run({"x": x})["y"]
+    np.testing.assert_allclose(result, np.sqrt(np.cumsum(np.abs(x), axis)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("upper", [0, 1])

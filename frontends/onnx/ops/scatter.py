@@ -205,7 +205,8 @@ def _cumulative_kernel(
     def cumulate(
         X: T.Buffer((outer, length, inner), dtype), Y: T.Buffer((outer, length, inner), dtype)
     ) -> None:
-        T.func_attr({"tirx.noalias": True, "athanor.op": "cumulative"})
+        # kOpaque, so that nothing is fused with it: TVM takes a scan for an injective function.
+        T.func_attr({"tirx.noalias": True, "athanor.op": "cumulative", "op_pattern": 8})
         for o, k, i in T.grid(outer, length, inner):
             with T.sblock("cumulate"):
                 vo = T.axis.spatial(outer, o)
