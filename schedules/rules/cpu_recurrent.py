@@ -12,21 +12,25 @@ from athanor.targets.target import TargetSpec
 Block = s_tir.schedule.SBlockRV
 LoopRV = s_tir.schedule.LoopRV
 
+MOST_ROWS = 8
+"""Of a tile; more would leave registers for one vector of gates."""
+
 
 class CPURecurrent:
     """Every step a product along the packed rows of the recurrence matrix.
 
         for direction in parallel(...):
             for step:
-                for 128 gates j, up to 4 rows of the batch:    # lanes, sums in registers
-                    for k: sums[rows, :] += h[rows, k] * r[j / 128, k, :]
+                for a panel of gates j:
+                  for up to 8 rows of the batch:           # lanes are gates, sums in registers
+                    for k: sums[rows, :] += h[rows, k] * r[j / panel, k, :]
                 elementwise blocks, lanes along the hidden units
 
     A step streams the whole matrix (1 MB for 256 hidden units) from the L2 or L3 cache and is
     bound by that, so all rows of a batch that have registers use what passes by.
 
     Matches: a function with the attribute "athanor.op" of lstm, gru or rnn.
-    Declines (None): any other function, and a hidden size that has no vector as a divisor.
+    Declines (None): any other function, and panels that are no whole vectors.
     """
 
     def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule | None:
@@ -64,13 +68,14 @@ def _multiply(sch: s_tir.Schedule, block: Block, panel: int, target: TargetSpec)
     *_, row, gate, depth = sch.get_loops(block)
     lanes = target.lanes(32)
     batch = blocks.constant(sch.get(row).extent) or 1
-    together = max(d for d in divisors(batch) if d <= 4)
-    rows = decide(sch, "rows", divisors(batch), together)
-    fits = [v for v in divisors(panel // lanes) if most_pixels(v, target) >= together]
-    vectors = decide(sch, "vectors", divisors(panel // lanes), max(v for v in fits if v <= 8))
+    counts = divisors(panel // lanes)
+    fitting = [d for d in divisors(batch) if d <= MOST_ROWS and most_pixels(1, target) >= d]
+    rows = decide(sch, "rows", divisors(batch), max(fitting))
+    wide = [v for v in counts if v <= 8 and most_pixels(v, target) >= min(rows, max(fitting))]
+    vectors = decide(sch, "vectors", counts, max(wide))
     row, row_in = sch.split(row, [None, rows])
     outer, vector, lane = sch.split(gate, [None, vectors, lanes])
-    sch.reorder(row, outer, depth, row_in, vector, lane)
+    sch.reorder(outer, row, depth, row_in, vector, lane)
     _unroll_lanes(sch, row_in, vector, lane)
     start = sch.decompose_reduction(block, depth)
     _unroll_lanes(sch, *sch.get_loops(start)[-3:])
@@ -82,8 +87,10 @@ def _unroll_lanes(sch: s_tir.Schedule, row: LoopRV, vector: LoopRV, lane: LoopRV
     sch.vectorize(lane)
 
 
-def _vectorize(sch: s_tir.Schedule, loop: s_tir.schedule.LoopRV, lanes: int) -> None:
+def _vectorize(sch: s_tir.Schedule, loop: s_tir.schedule.LoopRV, most: int) -> None:
+    """Vectors of `most` lanes, or of half as many where they don't divide the loop."""
     extent = blocks.constant(sch.get(loop).extent)
-    if extent is not None and extent % lanes == 0:
+    lanes = next((n for n in (most, most // 2) if extent is not None and extent % n == 0), None)
+    if lanes is not None:
         _, lane = sch.split(loop, [None, lanes])
         sch.vectorize(lane)

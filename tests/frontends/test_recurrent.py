@@ -10,21 +10,31 @@ STEPS, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def compare(op, direction="forward", lengths=None, bias=True, states=True, peephole=False, **more):
+def compare(
+    op,
+    direction="forward",
+    lengths=None,
+    bias=True,
+    states=True,
+    peephole=False,
+    batch=BATCH,
+    hidden=HIDDEN,
+    **more,
+):
     count, gates = 2 if direction == "bidirectional" else 1, GATES[op]
     inputs = [
-        floats(STEPS, BATCH, INPUT),
-        floats(count, gates * HIDDEN, INPUT, seed=1) * np.float32(0.5),
-        floats(count, gates * HIDDEN, HIDDEN, seed=2) * np.float32(0.5),
-        floats(count, 2 * gates * HIDDEN, seed=3) if bias else None,
+        floats(STEPS, batch, INPUT),
+        floats(count, gates * hidden, INPUT, seed=1) * np.float32(0.5),
+        floats(count, gates * hidden, hidden, seed=2) * np.float32(min(0.5, 5 / hidden)),
+        floats(count, 2 * gates * hidden, seed=3) if bias else None,
         None if lengths is None else np.array(lengths, np.int32),
-        floats(count, BATCH, HIDDEN, seed=4) if states else None,
+        floats(count, batch, hidden, seed=4) if states else None,
     ]
     if op == "LSTM":
-        inputs.append(floats(count, BATCH, HIDDEN, seed=5) if states else None)
-        inputs.append(floats(count, 3 * HIDDEN, seed=6) if peephole else None)
+        inputs.append(floats(count, batch, hidden, seed=5) if states else None)
+        inputs.append(floats(count, 3 * hidden, seed=6) if peephole else None)
     outputs = 3 if op == "LSTM" else 2
-    options = dict(direction=direction, hidden_size=HIDDEN, **more)
+    options = dict(direction=direction, hidden_size=hidden, **more)
     model = one_node(op, inputs, outputs=outputs, opset=14, constants=(1, 2, 3), **options)
     model.ir_version = 10
     names = [value.name for value in model.graph.input]
@@ -46,6 +56,12 @@ def test_directions(op, direction, lengths):
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 def test_defaults(op):
     compare(op, bias=False, states=False)
+
+
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("batch, hidden", [(1, 100), (11, 36), (9, 200)])
+def test_units_and_rows_that_fill_no_tile(op, batch, hidden):
+    compare(op, "bidirectional", batch=batch, hidden=hidden)
 
 
 def test_peepholes_and_coupled_gates():

@@ -2,23 +2,34 @@ import numpy as np
 import pytest
 from tvm import tirx, topi
 
-from athanor.frontends.onnx.ops.recurrent_kernel import Cell, gru_kernel, lstm_kernel
+from athanor.frontends.onnx.ops.recurrent_cell import Cell, rows_of_tile
+from athanor.frontends.onnx.ops.recurrent_kernel import gru_kernel, lstm_kernel
 from athanor.schedules.rules.cpu_recurrent import CPURecurrent
 
 from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
 
 
-def cell(hidden, *activations, reverse=(False,)):
+def cell(hidden, *activations, reverse=(False,), batch=1, together=4):
     """`activations` of each direction in turn."""
-    count = len(activations) // len(reverse)
+    count = max(len(activations) // len(reverse), 1)
     each = tuple(activations[i : i + count] for i in range(0, len(activations), count))
-    return Cell(hidden, reverse, "float32", each, lambda v: v, False, False, False)
+    more = {"tile_rows": rows_of_tile(batch), "gates_together": together}
+    return Cell(hidden, reverse, "float32", each, lambda v: v, False, False, False, **more)
 
 
-def pack(r):
+def fill_up(a, gates, units):
+    """The axis of G*H filled up to G*U, zeros behind each gate's H."""
+    hidden = a.shape[-1] // gates
+    parts = a.reshape(*a.shape[:-1], gates, hidden)
+    widths = [(0, 0)] * (parts.ndim - 1) + [(0, units - hidden)]
+    return np.pad(parts, widths).reshape(*a.shape[:-1], gates * units)
+
+
+def pack(kind, r):
     """(D, G*H, H) -> panels as the kernels read them."""
-    count, _, hidden = r.shape
-    return r.reshape(count, -1, np.gcd(hidden, 128), hidden).transpose(0, 1, 3, 2).copy()
+    count, total, hidden = r.shape
+    filled = fill_up(r.transpose(0, 2, 1), total // hidden, kind.units)
+    return filled.reshape(count, hidden, -1, kind.panel).transpose(0, 2, 1, 3).copy()
 
 
 def sigmoid(x):
@@ -36,22 +47,28 @@ def run_lstm(x, r, h, c, squash=np.tanh):
     return np.stack(outputs), h, c
 
 
-def check_lstm(kernel, x, r, h0, c0, wanted):
-    count, hidden = r.shape[0], r.shape[2]
-    zeros = np.zeros((count, 3 * hidden), "float32")
-    arrays = [x, pack(r), h0, c0, zeros, np.zeros(1, "int32")]
+def check_lstm(kind, x, r, h0, c0, wanted):
+    steps, batch, count, _ = x.shape
+    kernel = lstm_kernel(kind, steps, batch)
+    zeros = np.zeros((count, 3 * kind.units), "float32")
+    filled = fill_up(x, 4, kind.units)
+    arrays = [filled, pack(kind, r), h0, c0, zeros, np.zeros(1, "int32")]
     return check(kernel, "CPURecurrent", arrays, wanted, tolerance=1e-4)
 
 
 @pytest.mark.parametrize(
-    "steps, batch, hidden", [(4, 1, 16), (3, 2, 64), (1, 3, 96), (2, 6, 128), (2, 5, 256)]
+    "steps, batch, hidden",
+    [
+        *[(4, 1, 16), (3, 2, 64), (1, 3, 96), (2, 6, 128), (2, 5, 256)],
+        *[(3, 1, 5), (2, 3, 100), (2, 11, 24), (1, 13, 200), (2, 32, 40)],
+    ],
 )
 def test_lstm(steps, batch, hidden):
-    func = lstm_kernel(cell(hidden, tirx.sigmoid, tirx.tanh, tirx.tanh), steps, batch)
+    kind = cell(hidden, tirx.sigmoid, tirx.tanh, tirx.tanh, batch=batch)
     x, r = random(steps, batch, 1, 4 * hidden), random(1, 4 * hidden, hidden) / 8
     h0, c0 = random(1, batch, hidden), random(1, batch, hidden) * 2
     y, h, c = run_lstm(x[:, :, 0], r[0], h0[0], c0[0])
-    check_lstm(func, x, r, h0, c0, [y[:, None], h[None], c[None]])
+    check_lstm(kind, x, r, h0, c0, [y[:, None], h[None], c[None]])
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -59,7 +76,7 @@ def test_directions_run_side_by_side(same):
     steps, batch, hidden = 3, 2, 32
     squash = tirx.tanh if same else lambda v: tirx.max(v, tirx.const(0, "float32"))
     functions = (tirx.sigmoid, tirx.tanh, tirx.tanh, tirx.sigmoid, squash, tirx.tanh)
-    func = lstm_kernel(cell(hidden, *functions, reverse=(False, True)), steps, batch)
+    kind = cell(hidden, *functions, reverse=(False, True), batch=batch)
     x, r = random(steps, batch, 2, 4 * hidden), random(2, 4 * hidden, hidden) / 8
     h0, c0 = random(2, batch, hidden), random(2, batch, hidden) * 2
     there = run_lstm(x[:, :, 0], r[0], h0[0], c0[0])
@@ -67,13 +84,15 @@ def test_directions_run_side_by_side(same):
     back = run_lstm(x[::-1, :, 1], r[1], h0[1], c0[1], other)
     y = np.stack([there[0], back[0][::-1]], axis=1)
     states = [np.stack(pair) for pair in zip(there[1:], back[1:], strict=True)]
-    mod = check_lstm(func, x, r, h0, c0, [y, *states])
+    mod = check_lstm(kind, x, r, h0, c0, [y, *states])
     assert loops(mod, "parallel") == 1
 
 
-def test_gru():
-    steps, batch, hidden = 3, 2, 32
-    func = gru_kernel(cell(hidden, tirx.sigmoid, tirx.tanh), steps, batch)
+@pytest.mark.parametrize("batch, hidden", [(2, 32), (9, 20), (1, 100)])
+def test_gru(batch, hidden):
+    steps = 3
+    kind = cell(hidden, tirx.sigmoid, tirx.tanh, batch=batch, together=1)
+    func = gru_kernel(kind, steps, batch)
     x, r = random(steps, batch, 1, 3 * hidden), random(1, 3 * hidden, hidden) / 6
     h0 = random(1, batch, hidden)
     h, outputs = h0[0], []
@@ -83,12 +102,21 @@ def test_gru():
         candidate = np.tanh(step[:, 2 * hidden :] + (reset * h) @ r[0, 2 * hidden :].T)
         h = (1 - z) * candidate + z * h
         outputs.append(h[None])
-    arrays = [x, pack(r), h0, np.zeros((1, 3 * hidden), "float32"), np.zeros(1, "int32")]
+    biases = np.zeros((1, 3 * kind.units), "float32")
+    arrays = [fill_up(x, 3, kind.units), pack(kind, r), h0, biases, np.zeros(1, "int32")]
     check(func, "CPURecurrent", arrays, [np.stack(outputs), h[None]], tolerance=1e-4)
 
 
-def test_declines_other_functions_and_odd_hidden_sizes():
+def test_declines_other_functions():
     x = placeholder("x", 4, 8)
     assert CPURecurrent().apply(prim_func([x], [topi.nn.relu(x)]), NATIVE) is None
-    odd = lstm_kernel(cell(5, tirx.sigmoid, tirx.tanh, tirx.tanh), 2, 1)
-    assert CPURecurrent().apply(odd, NATIVE) is None
+
+
+@pytest.mark.parametrize("hidden", [1, 7, 16, 50, 100, 200, 333, 512])
+@pytest.mark.parametrize("batch", [1, 3, 8, 11, 64])
+@pytest.mark.parametrize("together", [1, 4])
+def test_panels_divide_the_gates(hidden, batch, together):
+    kind = cell(hidden, batch=batch, together=together)
+    assert hidden <= kind.units < hidden * 1.15 + 16
+    assert together * kind.units % kind.panel == 0 == kind.rows(batch) % kind.tile_rows
+    assert kind.rows(batch) < 1.2 * batch + 1

@@ -17,7 +17,8 @@ from tvm import relax, tirx
 from athanor.frontends.onnx.known import constant, is_symbolic, product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.recurrent_activation import Activation, activation_of
-from athanor.frontends.onnx.ops.recurrent_kernel import Cell, gru_kernel, lstm_kernel, rnn_kernel
+from athanor.frontends.onnx.ops.recurrent_cell import Cell, rows_of_tile
+from athanor.frontends.onnx.ops.recurrent_kernel import gru_kernel, lstm_kernel, rnn_kernel
 from athanor.frontends.onnx.tensors import cast, dtype_of, filled, np_dtype, reshape, shape_of
 
 R = relax.op
@@ -53,7 +54,8 @@ def recurrent(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr,
     for position, operand in ((1, "W"), (2, "R")):
         if shape_of(inputs[position])[0] != count:
             raise node.error(f"{operand} {shape_of(inputs[position])} for {count} directions")
-    cell = _cell(node, directions, hidden_size, dtype_of(x), node.has_input(4, inputs))
+    lengths, batch = node.has_input(4, inputs), shape_of(x)[1]
+    cell = _cell(node, directions, hidden_size, batch, dtype_of(x), lengths)
     results = _run(node, cell, x, inputs, builder)
     if layout:
         results[0] = builder.emit(R.permute_dims(results[0], [2, 0, 1, 3]))
@@ -87,7 +89,9 @@ def _zeros(dims: list[Any], dtype: str, builder: Builder) -> relax.Expr:
     return constant(np.zeros(dims, np_dtype(dtype)))
 
 
-def _cell(node: Node, directions: list[bool], hidden_size: int, dtype: str, lengths: bool) -> Cell:
+def _cell(
+    node: Node, directions: list[bool], hidden_size: int, batch: Any, dtype: str, lengths: bool
+) -> Cell:
     """The configuration of the kernel."""
     per_direction = len(_ACTIVATIONS[node.op])
     names = node.strings("activations", _ACTIVATIONS[node.op] * len(directions))
@@ -119,6 +123,9 @@ def _cell(node: Node, directions: list[bool], hidden_size: int, dtype: str, leng
         coupled=bool(node.int("input_forget", 0)),
         reset_after=bool(node.int("linear_before_reset", 0)),
         lengths=lengths,
+        tile_rows=rows_of_tile(batch),
+        # the candidate of a GRU has a product of its own
+        gates_together=1 if node.op == "GRU" else _GATES[node.op],
     )
 
 
@@ -127,15 +134,27 @@ def _run(
 ) -> list[relax.Expr]:
     steps, batch, width = shape_of(x)
     count, gates, hidden = cell.directions, _GATES[node.op], cell.hidden_size
-    total = gates * hidden
-    bias = (
-        inputs[3] if node.has_input(3, inputs) else _zeros([count, 2 * total], cell.dtype, builder)
-    )
+    total = gates * cell.units
+
+    def filled_up(value: relax.Expr, groups: int) -> relax.Expr:
+        """(D, groups * H, ...) -> (D, groups * U, ...), zeros behind each group of H."""
+        if cell.units == hidden:
+            return value
+        dims = shape_of(value)
+        parts = reshape(value, [count, groups, hidden, *dims[2:]], builder)
+        zeros = _zeros([count, groups, cell.units - hidden, *dims[2:]], cell.dtype, builder)
+        joined = builder.emit(R.concat([parts, zeros], axis=2))
+        return reshape(joined, [count, groups * cell.units, *dims[2:]], builder)
+
+    if node.has_input(3, inputs):
+        bias = filled_up(inputs[3], 2 * gates)
+    else:
+        bias = _zeros([count, 2 * total], cell.dtype, builder)
     halves = [
         builder.emit(R.strided_slice(bias, [1], [k * total], [(k + 1) * total])) for k in (0, 1)
     ]
     rows = reshape(x, [product([steps, batch]), width], builder)
-    weight = reshape(inputs[1], [count * total, width], builder)
+    weight = reshape(filled_up(inputs[1], gates), [count * total, width], builder)
     projected = builder.emit(R.matmul(rows, builder.emit(R.permute_dims(weight))))
     projected = builder.emit(R.add(projected, reshape(halves[0], [count * total], builder)))
     separate = node.op == "GRU" and cell.reset_after
@@ -149,7 +168,7 @@ def _run(
         for name, dim in (("steps", steps), ("batch", batch))
     ]
     _, panels, _, panel = cell.packed_shape(gates)
-    matrix = reshape(inputs[2], [count, panels, panel, hidden], builder)
+    matrix = reshape(filled_up(inputs[2], gates), [count, panels, panel, hidden], builder)
     matrix = builder.emit(R.permute_dims(matrix, [0, 1, 3, 2]))
     state = [count, batch, hidden]
     arguments = [projected, matrix, _state(node, inputs, 5, state, builder)]
@@ -157,9 +176,9 @@ def _run(
     if node.op == "LSTM":
         function = lstm_kernel(cell, *extents)
         arguments.append(_state(node, inputs, 6, state, builder))
-        peephole = [count, 3 * hidden]
         given = node.has_input(7, inputs)
-        arguments.append(inputs[7] if given else _zeros(peephole, cell.dtype, builder))
+        none = _zeros([count, 3 * cell.units], cell.dtype, builder)
+        arguments.append(filled_up(inputs[7], 3) if given else none)
         results.append(state)
     elif node.op == "GRU":
         function = gru_kernel(cell, *extents)
