@@ -16,8 +16,13 @@ BLOCKED_EFFICIENCY = 0.95
 
 TAP_CYCLES, BLOCKED_TAP_CYCLES = 1.8, 1.05
 """Of a window's tap for one vector: along rows, whose loads cross cache lines, and in blocks."""
+SHARED_TAP_CYCLES, SHARED_PART_CYCLES = 1.25, 0.7
+"""Along rows where rows of a tile share their loads: for a vector, and for half of one or less."""
 COPY_CYCLES = 3
-"""Of a vector of a row that gets a border; twice that where columns are dealt out to phases."""
+"""Of a vector of a row that gets a border; twice that where columns are dealt out to phases. None
+of it where loads have masks."""
+ROWS_UNROLLED = 5
+"""Rows of taps up to which all are unrolled, so that rows share loads: more is a lot of code."""
 WINDOW_UNROLLED = 16
 """Taps of a row, and phases of a stride, that a window along rows writes out."""
 WINDOW_PACK_BYTES_PER_CYCLE = (20, 8)
@@ -104,20 +109,26 @@ def plain_window_is_faster(
     channels: int,
     image: tuple[int, int],
     result: tuple[int, int],
-    taps: int,
+    kernel: tuple[int, int],
     stride: int,
     target: TargetSpec,
 ) -> bool:
     """Whether pooling or a depthwise convolution alone is faster along rows than in blocks.
 
-    image and result: rows and columns; taps: of the window; stride: along the columns.
+    image, result, kernel: rows and columns; stride: along the columns.
     """
-    width = result[1]
+    width, taps = result[1], math.prod(kernel)
     tiles = min(
         -(-width // tile) * max(1, tile // target.lanes(32)) for tile in tile_columns(width, target)
     )
-    copied = math.prod(image) / target.lanes(32) * COPY_CYCLES * (1 if stride == 1 else 2)
-    plain = channels * (result[0] * tiles * taps * TAP_CYCLES + copied)
+    tap, copied = TAP_CYCLES, math.prod(image) / target.lanes(32) * COPY_CYCLES
+    if stride > 1:
+        copied *= 2
+    elif target.avx512:
+        copied = 0
+        if kernel[0] <= ROWS_UNROLLED:
+            tap = SHARED_PART_CYCLES if width < target.lanes(32) else SHARED_TAP_CYCLES
+    plain = channels * (result[0] * tiles * taps * tap + copied)
     vectors = -(-channels // target.channel_block) * target.channel_block / target.lanes(32)
     blocked = vectors * math.prod(result) * taps * BLOCKED_TAP_CYCLES
     moved = 4 * channels * (math.prod(image) + math.prod(result))

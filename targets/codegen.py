@@ -20,6 +20,7 @@ from tvm.tirx.buffer import buffer_data_pointer_type, is_buffer_var
 
 from athanor.targets.bf16_dots import JoinPairs, LowerDots, MarkRounding
 from athanor.targets.lower_math import LowerMath, LowerPower
+from athanor.targets.masked_loads import vectorize_loops
 from athanor.targets.overlap_rests import OverlapRests
 from athanor.targets.partition_loops import PartitionLoops
 from athanor.targets.prefetch_weights import PrefetchWeights
@@ -157,7 +158,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             t.BF16ComputeLegalize(),
             t.FP8ComputeLegalize(),
             PartitionLoops(),
-            t.VectorizeLoop(True),
+            vectorize_loops(target),
             *([JoinPairs()] if target.bf16_dots else []),
             t.StorageRewrite(),
             t.UnrollLoop(),

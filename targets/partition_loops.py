@@ -18,6 +18,9 @@ HINT = "pragma_loop_partition_hint"
 _MOST_CUTS = 64
 """Pieces are code: a concatenation of more inputs keeps the conditions of the last ones."""
 
+CONDITIONAL = ir.Op.get("prim.if_then_else")
+"""What `tirx.if_then_else` calls."""
+
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE)
 
 
@@ -136,11 +139,15 @@ def _piece(
         value = values.get(_identity(comparison))
         return comparison if value is None else tirx.IntImm("bool", value)
 
-    def move(var: tirx.Var) -> Any:
-        return place if var.same_as(loop.loop_var) else var
+    moved: dict[int, Any] = {_identity(loop.loop_var): place}
 
+    def allocate(alloc: tirx.AllocBuffer) -> None:  # each piece has memory of its own
+        buffer = alloc.buffer
+        moved[_identity(buffer)] = tirx.Var(buffer.name, buffer.ty)
+
+    tvm_ffi.structural_walk(loop.body, (tirx.AllocBuffer, allocate))
     body = tvm_ffi.structural_map(loop.body, (_COMPARISONS, decide), order="pre")
-    body = tvm_ffi.structural_map(body, (tirx.Var, move))
+    body = tvm_ffi.structural_map(body, (tirx.Var, lambda var: moved.get(_identity(var), var)))
     start = analyzer.simplify(begin * 0)
     kind, binding = loop.kind, loop.thread_binding
     return tirx.For(variable, start, extent, kind, body, binding, loop.annotations)
@@ -225,7 +232,7 @@ def _comparisons(body: tirx.Stmt) -> list[tirx.Expr]:
         tvm_ffi.structural_walk(expr, (_COMPARISONS, note))
 
     def call(expr: ir.Call) -> None:
-        if getattr(expr.op, "name", "") == "tirx.if_then_else":
+        if CONDITIONAL.same_as(expr.op):
             condition(expr.args[0])
 
     branches = ((tirx.Select, tirx.IfThenElse), lambda branch: condition(branch.condition))

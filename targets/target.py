@@ -61,6 +61,11 @@ class TargetSpec:
         return "avx512vl" in self.cpu_features
 
     @property
+    def masked_loads(self) -> bool:
+        """Whether an instruction loads some lanes of a vector without reading the others."""
+        return "avx2" in self.cpu_features
+
+    @property
     def channel_block(self) -> int:
         """Channels that lie together in blocked layouts, `NCHW{block}c`.
 

@@ -156,8 +156,9 @@ def _plain_window_is_faster(
         return False
     if max(kernel[1], strides[1]) > WINDOW_UNROLLED:
         return False
-    taps, sides = kernel[0] * kernel[1], ((image[2], image[3]), (result[2], result[3]))
-    return plain_window_is_faster(image[1], *sides, taps, strides[1], graph.target)
+    sides = (image[2], image[3]), (result[2], result[3])
+    window = kernel[0], kernel[1]
+    return plain_window_is_faster(image[1], *sides, window, strides[1], graph.target)
 
 
 def _depthwise_plain(

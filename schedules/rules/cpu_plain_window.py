@@ -7,9 +7,9 @@ from tvm import s_tir, tirx
 from athanor.schedules import blocks
 from athanor.schedules.compute.window import PLAIN_WINDOW
 from athanor.schedules.conv_shape import split_convolution
-from athanor.schedules.conv_tasks import PARALLEL_MACS
-from athanor.schedules.decisions import decide, nearest
-from athanor.schedules.plain_tile import tile_columns, tried_columns
+from athanor.schedules.conv_tasks import PARALLEL_MACS, TASKS_PER_CORE
+from athanor.schedules.decisions import decide
+from athanor.schedules.plain_tile import ROWS_UNROLLED, tile_columns, tried_columns
 from athanor.schedules.register_tile import divisors
 from athanor.schedules.rules.cpu_conv2d import schedule_rest
 from athanor.schedules.rules.cpu_depthwise import macs
@@ -17,23 +17,27 @@ from athanor.targets.overlap_rests import OVERLAP
 from athanor.targets.partition_loops import HINT
 from athanor.targets.target import TargetSpec
 
-ROWS_UNROLLED = 5
-"""Rows of taps up to which all are unrolled: more would be a lot of code."""
+ROWS = (1, 2, 4, 8)
+"""Of a tile."""
+ROWS_TOGETHER = 4
+"""Of a tile that nobody tuned: more share little more, and their code is long."""
 
 
 class CPUPlainWindow:
-    """Some vectors of one row's results at a time, all taps of a channel in turn.
+    """Some rows and columns of results at a time, all taps of a channel in turn.
 
         for image, channel, row band in parallel(...):
             pad = the band with its border, columns by phase of the stride     # in the L2 cache
-            for a few rows, column tile:
-                acc[rows, columns] = start                          # registers
+            for a few rows, column tile:                                # first and last peeled
+                acc[rows, columns] = start                              # registers
                 for kh, kw (unrolled): acc[row, :] = f(acc, pad[row + kh, columns + kw])
                 out[rows, columns] = epilogue(acc)
 
-    The copy asks for the border row by row, so that the taps never do; without a border, at stride
-    1, there is none. A band is as high as half of the L2 cache holds, for bands share rows. The
-    last tile of a row begins early enough to be whole.
+    At stride 1 nothing is copied where the machine loads vectors with masks: the border is left
+    out of what the first and last tiles load (64 maps of 56x56, 3x3: 38 us, 61 with the copy).
+    Else the copy asks for the border row by row, so that the taps never do. A band is as high as
+    half of the L2 cache holds, for bands share rows. Rows of a tile share what their windows load.
+    The last tile of a row begins early enough to be whole.
 
     Matches: one block of KIND PLAIN_WINDOW, its padding, and spatial blocks behind it that end in
     one output; sizes are known, but for the batch. Declines (None): anything else.
@@ -51,18 +55,19 @@ class CPUPlainWindow:
         sizes = [blocks.constant(axis.dom.extent) for axis in sch.get(window).iter_vars]
         _, _, height, width, taps_h, _ = sizes
         assert height and width and taps_h, "sizes are known"
+        together, tile = _decide_tile(sch, height, width, target)
+        if pad is not None and _loads_with_masks(sch, pad, width % tile == 0, target):
+            sch.compute_inline(pad)
+            pad = None
         image, channel, row, column = sch.get_loops(last)
-        columns = tile_columns(width, target)
-        wanted = min(columns, key=lambda tile: (-(-width // tile) * tile, -tile))
-        tile = decide(sch, "columns", tried_columns(width, target), wanted)
-        most = max(1, target.vector_registers // 4 // max(1, tile // target.lanes(32)))
-        rows, together = _band_rows(sch, pad, height, most, target)
-        rows = decide(sch, "rows", sorted({*divisors(height), rows}), rows)
-        shares = [n for n in divisors(rows) if n <= (1 if height % rows else 2 * most)]
-        together = decide(sch, "rows of a tile", shares, nearest(shares, together))
-        band, line, row = sch.split(row, [None, rows // together, together])
+        maps = None if None in sizes[:2] else macs(sizes[:2])
+        band_rows = _band_rows(sch, pad, height, together, maps, macs(sizes), target)
+        band, line, row = sch.split(row, [None, band_rows // together, together])
         step, lane = sch.split(column, [None, tile])
         sch.reorder(line, step, row, lane)
+        if pad is None or height % together:
+            sch.annotate(line, HINT, 1)
+            sch.annotate(step, HINT, 1)
         sch.compute_at(window, step, preserve_unit_loops=True)
         if pad is not None:
             sch.compute_at(pad, band, preserve_unit_loops=True)
@@ -91,30 +96,55 @@ class CPUPlainWindow:
         return sch
 
 
+def _loads_with_masks(
+    sch: s_tir.Schedule, pad: s_tir.schedule.SBlockRV, whole: bool, target: TargetSpec
+) -> bool:
+    """Whether the border is left out of each load rather than copied around the map.
+
+    Columns dealt out to the phases of a stride must be copied. Without registers for masks, those
+    of columns are for the first and last tile of a row only, which takes `whole` tiles.
+    """
+    copied, data = (sch.get(pad).writes[0].source.shape, sch.get(pad).reads[0].source.shape)
+    if not target.masked_loads or int(copied[3]) > 1:
+        return False
+    return target.avx512 or whole or int(copied[4]) == int(data[3])
+
+
+def _decide_tile(
+    sch: s_tir.Schedule, height: int, width: int, target: TargetSpec
+) -> tuple[int, int]:
+    """Rows and columns of a tile: first rows, which share what their windows load."""
+    heights = [rows for rows in ROWS if rows <= height]
+    rows = decide(sch, "rows of a tile", heights, max(r for r in heights if r <= ROWS_TOGETHER))
+    columns = tile_columns(width, target)
+    vectors = -(-target.fma_pipes * target.fma_latency // rows)
+    enough = min(
+        (tile for tile in columns if tile >= vectors * target.lanes(32)), default=columns[-1]
+    )
+    return rows, decide(sch, "columns", tried_columns(width, target), enough)
+
+
 def _band_rows(
     sch: s_tir.Schedule,
     pad: s_tir.schedule.SBlockRV | None,
     height: int,
-    most: int,
+    together: int,
+    maps: int | None,
+    work: int,
     target: TargetSpec,
-) -> tuple[int, int]:
-    """Rows of a band, whose padded input fits half of the L2 cache; and rows of a tile.
+) -> int:
+    """Rows of a band, whole tiles: what a copy of is half of the L2 cache, or gives enough tasks.
 
-    Tiles of several rows, `most` at most, share what their windows load. Where the height has no
-    divisor that is a good band, the last band ends early, and tiles have one row.
+    maps: images times channels, None if unknown; work: multiply-adds.
     """
-    limit = height
+    bands = 1
     if pad is not None:
-        copied: list[int | None] = [
-            blocks.constant(dim) for dim in sch.get(pad).writes[0].source.shape[2:]
-        ]
-        limit = -(-height // -(-4 * macs(copied) // (target.l2_bytes // 2)))
-
-    def share(rows: int) -> int:
-        return max(count for count in range(1, most + 1) if rows % count == 0)
-
-    exact = [rows for rows in divisors(height) if limit <= 4 * rows and rows <= limit]
-    if not exact:
-        return limit, 1
-    rows = max(exact, key=lambda rows: (share(rows), rows))
-    return rows, share(rows)
+        copied = [blocks.constant(dim) for dim in sch.get(pad).writes[0].source.shape[2:]]
+        bands = -(-4 * macs(copied) // (target.l2_bytes // 2))
+    if maps is not None:
+        tasks = min(TASKS_PER_CORE * target.cores, work // PARALLEL_MACS)
+        bands = max(bands, -(-tasks // maps))
+    tiles = -(-height // together)
+    wanted = -(-tiles // bands) * together
+    rows = sorted({wanted, *(count * together for count in divisors(tiles))})
+    return decide(sch, "rows", rows, wanted)

@@ -119,7 +119,7 @@ def test_a_last_window_that_only_begins_inside():
 
 def test_rows_where_packing_costs_more_than_unaligned_loads():
     large, small = (160, 160), (7, 7)
-    assert plain_window_is_faster(64, large, large, 9, 1, NATIVE)
-    assert not plain_window_is_faster(64, large, large, 121, 1, NATIVE)
-    assert not plain_window_is_faster(64, small, small, 9, 1, NATIVE)
-    assert plain_window_is_faster(3, large, large, 9, 1, NATIVE)
+    assert plain_window_is_faster(64, large, large, (3, 3), 1, NATIVE)
+    assert not plain_window_is_faster(64, large, large, (11, 11), 1, NATIVE)
+    assert not plain_window_is_faster(64, small, small, (3, 3), 1, NATIVE)
+    assert plain_window_is_faster(3, large, large, (3, 3), 1, NATIVE)

@@ -10,6 +10,7 @@ import pytest
 from tvm import s_tir, te, tirx
 
 from athanor.targets import find_target
+from athanor.targets.codegen import lower_kernel
 from athanor.targets.partition_loops import HINT
 from athanor.targets.rules import schedule
 
@@ -32,6 +33,23 @@ def test_equality_with_a_chosen_place(places):
     kernel(given, result, 10)
     wrapped = np.where(given < 0, given + 10, given)
     np.testing.assert_array_equal(result, np.where(wrapped[:, None] == np.arange(10), 3.0, 1.0))
+
+
+def test_conditional_expressions_are_decided():
+    x = te.placeholder((4, 50), "float32", "x")
+
+    def element(i, j):
+        inside = tirx.all(j >= 3, j < 53)
+        return tirx.if_then_else(inside, x[i, j - 3], tirx.const(0, "float32"))
+
+    func = te.create_prim_func([x, te.compute((4, 60), element, "pad")])
+    target = find_target("native")
+    kernel = Kernel(schedule(func, target)[0].mod["main"], target)
+    lowered = lower_kernel("pad", schedule(func, target)[0].mod["main"], target)
+    assert "if_then_else" not in lowered.script()
+    data, out = np.random.default_rng(0).random((4, 50), np.float32), np.empty((4, 60), np.float32)
+    kernel(data, out)
+    np.testing.assert_array_equal(out, np.pad(data, ((0, 0), (3, 7))))
 
 
 def guarded(rows, columns):
