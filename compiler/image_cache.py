@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from athanor.compiler.user_cache import user_cache
@@ -14,11 +15,20 @@ from athanor.targets.gpu import GPUSpec
 def cached_images(source: str, gpu: GPUSpec, enabled: bool = True) -> list[DeviceImage]:
     """The images of a translation unit, from the cache where it was compiled before.
 
+    Each compute capability is compiled on a thread of its own; its cubin and its PTX, which come
+    from one another, on the same.
     Raises CompileError where there is no compiler for CUDA, or where it refuses the source.
     """
     base = user_cache() if enabled else None
     names = [*gpu.architectures, *([gpu.portable] if gpu.portable else [])]
-    return [_image(source, name, base) for name in names]
+    groups = dict.fromkeys(name.partition("_")[2] for name in names)
+    with ThreadPoolExecutor(len(groups)) as pool:
+        made = pool.map(
+            lambda group: {n: _image(source, n, base) for n in names if n.endswith(f"_{group}")},
+            groups,
+        )
+        found = {name: image for images in made for name, image in images.items()}
+    return [found[name] for name in names]
 
 
 def _image(source: str, architecture: str, base: Path | None) -> DeviceImage:

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from athanor.targets import cuda_headers
@@ -23,6 +24,7 @@ _KERNEL = re.compile(
     r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{(.*?)\n\}',
     re.DOTALL,
 )
+_lock = threading.Lock()
 _WAITS = ("__sync", "__shfl", cuda_headers.NAMESPACE)
 
 
@@ -35,6 +37,11 @@ def emulated_image(source, architecture):
     # What nvcc defines for sm_90a alone: kernels of warpgroups.
     feature = ["-D__CUDA_ARCH_FEAT_SM90_ALL"] if architecture == "sm_90a" else []
     path = folder / f"{hashlib.sha256((header + text + str(feature)).encode()).hexdigest()}.so"
+    with _lock:  # images of two architectures may be the same
+        return DeviceImage(architecture, _compiled(text, feature, path))
+
+
+def _compiled(text, feature, path):
     if not path.exists():
         with tempfile.TemporaryDirectory() as work:
             Path(work, "kernels.cpp").write_text(text)
@@ -53,7 +60,7 @@ def emulated_image(source, architecture):
             # Aside, then renamed: tests run in several processes.
             shutil.copyfile(Path(work, "image.so"), f"{path}.{os.getpid()}")
             Path(f"{path}.{os.getpid()}").replace(path)
-    return DeviceImage(architecture, path.read_bytes())
+    return path.read_bytes()
 
 
 def host_source(source):
