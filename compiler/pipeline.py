@@ -22,6 +22,7 @@ from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.compiler.passes.split_phases import SplitPhases
+from athanor.compiler.passes.trim_kernels import TrimKernels
 from athanor.compiler.passes.widen_within import WidenWithin
 from athanor.targets import TargetSpec
 from athanor.targets.gpu import GPUSpec
@@ -72,6 +73,7 @@ def _cpu_layouts(
 ) -> list[tvm.transform.Pass]:
     return [
         SplitPhases(target),
+        TrimKernels(),
         BlockLayouts(target, winograd, bf16, choices),
         FuseAttention(target),
         PackMatmul(target, bf16, choices),

@@ -78,19 +78,17 @@ def plain_tile(
     return min(tiles, key=lambda tile: (tile.cycles, -tile.columns))
 
 
-def plain_is_faster(
+def plain_cycles(
     channels: tuple[int, int],
     image: tuple[int, int],
     result: tuple[int, int],
     taps: int,
     groups: int,
-    products: int,
     target: TargetSpec,
-) -> bool:
-    """Whether a convolution of stride 1 alone is faster in NCHW than packed, blocked and unpacked.
+) -> float:
+    """Cycles of a convolution of stride 1 in NCHW, less those that blocks take to pack and unpack.
 
-    channels: of input and output; image and result: their rows and columns; taps: of the kernel;
-    products: of channels, for one tap and one element of the map, that blocks compute.
+    channels: of input and output; image and result: their rows and columns; taps: of the kernel.
     """
     inputs, outputs = channels
     linear = taps == 1 and image == result
@@ -99,24 +97,33 @@ def plain_is_faster(
     plain = groups * rows * steps * plain_tile(outputs // groups, width, steps, target).cycles
     if not linear:
         plain += inputs * math.prod(image) * 8 / PACK_BYTES_PER_CYCLE  # the copy with pads
-    sums = products * taps * math.prod(result) / target.lanes(32)
-    work = sums / target.fma_pipes / BLOCKED_EFFICIENCY
     moved = inputs * math.prod(image) + outputs * math.prod(result)
-    return plain < work + moved * 8 / PACK_BYTES_PER_CYCLE
+    return plain - moved * 8 / PACK_BYTES_PER_CYCLE
 
 
-def plain_window_is_faster(
-    channels: int,
+def blocked_cycles(result: tuple[int, int], taps: int, products: int, target: TargetSpec) -> float:
+    """Cycles of a direct convolution in blocks.
+
+    products: of channels, for one tap and one element of the map, that blocks compute.
+    """
+    sums = products * taps * math.prod(result) / target.lanes(32)
+    return sums / target.fma_pipes / BLOCKED_EFFICIENCY
+
+
+def plain_window_cycles(
+    channels: tuple[int, int],
     image: tuple[int, int],
     result: tuple[int, int],
     kernel: tuple[int, int],
     stride: int,
     target: TargetSpec,
-) -> bool:
-    """Whether pooling or a depthwise convolution alone is faster along rows than in blocks.
+) -> float:
+    """Cycles of pooling or a depthwise convolution along rows, less those of packing for blocks.
 
-    image, result, kernel: rows and columns; stride: along the columns.
+    channels: of input and output; image, result, kernel: rows and columns; stride: along the
+    columns.
     """
+    inputs, outputs = channels
     width, taps = result[1], math.prod(kernel)
     tiles = min(
         -(-width // tile) * max(1, tile // target.lanes(32)) for tile in tile_columns(width, target)
@@ -128,9 +135,15 @@ def plain_window_is_faster(
         copied = 0
         if kernel[0] <= ROWS_UNROLLED:
             tap = SHARED_PART_CYCLES if width < target.lanes(32) else SHARED_TAP_CYCLES
-    plain = channels * (result[0] * tiles * taps * tap + copied)
-    vectors = -(-channels // target.channel_block) * target.channel_block / target.lanes(32)
-    blocked = vectors * math.prod(result) * taps * BLOCKED_TAP_CYCLES
-    moved = 4 * channels * (math.prod(image) + math.prod(result))
+    plain = outputs * (result[0] * tiles * taps * tap + copied)
+    moved = 4 * (inputs * math.prod(image) + outputs * math.prod(result))
     near, far = WINDOW_PACK_BYTES_PER_CYCLE
-    return plain < blocked + 2 * moved / (near if moved <= 2 * target.l2_bytes else far)
+    return plain - 2 * moved / (near if moved <= 2 * target.l2_bytes else far)
+
+
+def blocked_window_cycles(
+    channels: int, result: tuple[int, int], taps: int, target: TargetSpec
+) -> float:
+    """Cycles of pooling or a depthwise convolution in blocks."""
+    vectors = -(-channels // target.channel_block) * target.channel_block / target.lanes(32)
+    return vectors * math.prod(result) * taps * BLOCKED_TAP_CYCLES

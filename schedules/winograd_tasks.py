@@ -86,11 +86,12 @@ def winograd_tile(
     target: TargetSpec,
     dilation: int = 1,
     block: int = 16,
+    limit: float = math.inf,
 ) -> int | None:
     """Output tile for one image of a taps x taps convolution; None: the direct method is faster.
 
     in_size: of the input without padding (top, left, bottom, right); depth: input channels that an
-    output channel sums over.
+    output channel sums over; limit: cycles of another method yet.
     """
     height, width = winograd_out_size(in_size, padding, taps, dilation)
     if min(height, width) < 1:
@@ -99,7 +100,7 @@ def winograd_tile(
     steps = height * width * taps * taps * depth * out_blocks * block / lanes
     arithmetic = steps / target.fma_pipes / DIRECT_EFFICIENCY
     stream = taps * taps * depth * out_blocks * block * 4 / MEMORY_BYTES_PER_CYCLE
-    best, chosen = WORTH * _together(arithmetic, stream), None
+    best, chosen = min(limit, WORTH * _together(arithmetic, stream)), None
     for tile, shape in _shapes(
         (height, width), taps, in_blocks, depth, out_blocks, dilation, block
     ).items():

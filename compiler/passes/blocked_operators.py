@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,13 @@ from athanor.compiler.passes.convolution_method import (
 )
 from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
 from athanor.schedules.compute import conv2d, conv2d_transpose, layer_norm, pool2d, window
-from athanor.schedules.plain_tile import WINDOW_UNROLLED, plain_is_faster, plain_window_is_faster
+from athanor.schedules.plain_tile import (
+    WINDOW_UNROLLED,
+    blocked_cycles,
+    blocked_window_cycles,
+    plain_cycles,
+    plain_window_cycles,
+)
 
 if TYPE_CHECKING:
     from athanor.compiler.passes.block_layouts import LayoutRewriter
@@ -99,13 +106,19 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
             made = _in_pairs(graph, source, weights, plan, options)
         if made is not None:
             return graph.emit_blocked(made, out_channels, name)
-    if plan.kind == "dense":
-        wide = alone and _plain_is_faster(graph, call, plan, weights)
-    else:
-        wide = alone and _plain_window_is_faster(graph, call, kernel, _pair(attrs.strides))
-    method = choose_method(graph, data, weights, plan, options, alone, alone and few, wide)
-    if method == PLAIN and plan.kind == "depthwise" and in_channels == out_channels:
-        return _depthwise_plain(graph, data, weights, options, name)
+    strides = options["strides"]
+    window = in_channels == int(attrs.groups) and out_channels % in_channels == 0
+    rows, blocked = None, math.inf
+    if alone and window:
+        rows, blocked = _window_cycles(graph, call, kernel, strides, plan) or (None, math.inf)
+    elif alone and strides == (1, 1):
+        rows, blocked = _dense_cycles(graph, call, plan, kernel) or (None, math.inf)
+    wide = rows is not None and rows < blocked
+    method = choose_method(graph, data, weights, plan, options, alone, alone and few, rows, wide)
+    if method == PLAIN and window:
+        made = _depthwise_plain(graph, data, weights, options, name)
+        if made is not None:
+            return made
     if method == PLAIN:
         return None  # the result would be unpacked at once
     source = graph.input_in_blocks(data, in_channels, plan.in_block)
@@ -127,38 +140,43 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     return graph.emit_blocked(made, out_channels, name)
 
 
-def _plain_is_faster(
-    graph: LayoutRewriter, call: Call, plan: conv2d.Conv2dPlan, weights: np.ndarray
-) -> bool:
-    """Whether blocks cost more than they give to a convolution that nobody shares them with."""
+def _dense_cycles(
+    graph: LayoutRewriter, call: Call, plan: conv2d.Conv2dPlan, kernel: Sequence[int]
+) -> tuple[float, float] | None:
+    """Of a convolution of stride 1 that nobody shares blocks with: in NCHW, and in blocks."""
     assert graph.old is not None, "a binding is rewritten"
     image, result = static_shape(call.args[0]), static_shape(graph.old)
-    if image is None or result is None or _pair(call.attrs.strides) != (1, 1):
-        return False
-    return plain_is_faster(
-        (plan.in_channels, plan.out_channels),
-        (image[2], image[3]),
-        (result[2], result[3]),
-        weights.shape[2] * weights.shape[3],
-        plan.groups,
-        plan.nominal[1],
-        graph.target,
-    )
+    if image is None or result is None:
+        return None
+    channels, taps = (plan.in_channels, plan.out_channels), kernel[0] * kernel[1]
+    sides = (image[2], image[3]), (result[2], result[3])
+    rows = plain_cycles(channels, *sides, taps, plan.groups, graph.target)
+    return rows, blocked_cycles(sides[1], taps, plan.nominal[1], graph.target)
 
 
-def _plain_window_is_faster(
-    graph: LayoutRewriter, call: Call, kernel: Sequence[int], strides: tuple[int, int]
-) -> bool:
-    """Whether blocks cost more than they give to a window that nobody shares them with."""
+def _window_cycles(
+    graph: LayoutRewriter,
+    call: Call,
+    kernel: Sequence[int],
+    strides: tuple[int, int],
+    plan: conv2d.Conv2dPlan | None = None,
+) -> tuple[float, float] | None:
+    """Of a window that nobody shares blocks with: along rows, and in blocks.
+
+    plan: of a convolution, where blocks are dense unless it has one filter for each channel.
+    """
     assert graph.old is not None, "a binding is rewritten"
     image, result = static_shape(call.args[0]), static_shape(graph.old)
     if image is None or result is None or 0 in (*image, *result):
-        return False
+        return None
     if max(kernel[1], strides[1]) > WINDOW_UNROLLED:
-        return False
-    sides = (image[2], image[3]), (result[2], result[3])
-    window = kernel[0], kernel[1]
-    return plain_window_is_faster(image[1], *sides, window, strides[1], graph.target)
+        return None
+    sides, window = ((image[2], image[3]), (result[2], result[3])), (kernel[0], kernel[1])
+    rows = plain_window_cycles((image[1], result[1]), *sides, window, strides[1], graph.target)
+    taps = window[0] * window[1]
+    if plan is not None and plan.kind == "dense":
+        return rows, blocked_cycles(sides[1], taps, plan.nominal[1], graph.target)
+    return rows, blocked_window_cycles(image[1], sides[1], taps, graph.target)
 
 
 def _depthwise_plain(
@@ -292,7 +310,8 @@ def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         compute, in_rows = pool2d.avg_pool2d_blocked, window.avg_pool2d_plain
     alone = not graph.is_blocked(call.args[0]) and graph.old not in graph.stays_blocked
     strides = _pair(attrs.strides)
-    if alone and _plain_window_is_faster(graph, call, options["kernel"], strides):
+    cycles = _window_cycles(graph, call, options["kernel"], strides) if alone else None
+    if cycles is not None and cycles[0] < cycles[1]:
         if strides[1] > 1 and not any(options["padding"]) and not attrs.ceil_mode:
             return None  # LLVM deals out the columns of a row in registers
         if str(call.args[0].ty.dtype) == "float32":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,12 +30,13 @@ def choose_method(
     options: dict[str, Any],
     alone: bool,
     few: bool,
+    rows: float | None,
     wide: bool,
 ) -> int:
     """PLAIN, the output tile of Winograd's method, or DIRECT + channels of a reduction block.
 
-    alone: whether nothing else wants blocks; few: and there is little to compute; wide: and blocks
-    are slower than rows.
+    alone: whether nothing else wants blocks; few: and there is little to compute; rows: cycles in
+    NCHW, less those of packing; wide: whether the direct method in blocks takes more than that.
     """
     out_channels, _, *kernel = weights.shape
     direct = DIRECT + plan.reduction_block
@@ -57,7 +59,7 @@ def choose_method(
             options["dilation"][0],
         )
         tiles = winograd_tiles_of(*cut)
-        tile = winograd_tile(*cut)
+        tile = winograd_tile(*cut, limit=math.inf if rows is None else rows)
         if tile is not None and preferred != PLAIN:
             preferred = tile
     if preferred == direct and wide:

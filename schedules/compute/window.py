@@ -25,18 +25,20 @@ def depthwise_conv2d_plain(
     padding: Padding = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
 ) -> te.Tensor:
-    """Each channel with a kernel of its own: data (N, C, H, W), weight (C, KH, KW).
+    """Each channel with kernels of its own: data (N, C, H, W), weight (C * times, KH, KW).
 
-    Result: (N, C, OH, OW). padding: zeros at top, left, bottom, right.
+    Result: (N, C * times, OH, OW). padding: zeros at top, left, bottom, right.
     """
     kernel = int(weight.shape[1]), int(weight.shape[2])
     size = out_size(data, kernel, strides, padding, dilation, ceil_mode=False)
     element = _windows(data, kernel, strides, padding, dilation, size, 0.0)
     kh, kw = te.reduce_axis((0, kernel[0]), "kh"), te.reduce_axis((0, kernel[1]), "kw")
+    times = int(weight.shape[0]) // int(data.shape[1])
     return te.compute(
-        (*data.shape[:2], *size),
+        (data.shape[0], weight.shape[0], *size),
         lambda n, c, oh, ow: te.sum(
-            element(n, c, oh, ow, kh, kw) * weight[c, kh, kw], axis=[kh, kw]
+            element(n, c if times == 1 else c // times, oh, ow, kh, kw) * weight[c, kh, kw],
+            axis=[kh, kw],
         ),
         name="depthwise_conv2d",
         attrs={KIND: PLAIN_WINDOW},

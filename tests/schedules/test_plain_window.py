@@ -6,7 +6,7 @@ from tvm import te, tirx
 
 from athanor.schedules.compute import window
 from athanor.schedules.decisions import Decisions
-from athanor.schedules.plain_tile import plain_window_is_faster
+from athanor.schedules.plain_tile import blocked_window_cycles, plain_window_cycles
 from athanor.schedules.rule import apply_decisions
 from athanor.schedules.rules.cpu_plain_window import CPUPlainWindow
 from athanor.targets.rules import CPU_RULES
@@ -39,10 +39,11 @@ def run(target, func, arrays, shape):
     return out
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_depthwise(name):
+def test_depthwise(name, times):
     size, kernel, strides, padding, dilation = CASES[name]
-    data, weight, bias = random(2, 3, *size), random(3, *kernel), random(3, 1, 1)
+    data, weight, bias = random(2, 3, *size), random(3 * times, *kernel), random(3 * times, 1, 1)
     inputs = [placeholder(n, *a.shape) for n, a in zip("xwb", (data, weight, bias), strict=True)]
     options = dict(strides=strides, padding=padding, dilation=dilation)
     made = window.depthwise_conv2d_plain(*inputs[:2], **options)
@@ -119,7 +120,11 @@ def test_a_last_window_that_only_begins_inside():
 
 def test_rows_where_packing_costs_more_than_unaligned_loads():
     large, small = (160, 160), (7, 7)
-    assert plain_window_is_faster(64, large, large, (3, 3), 1, NATIVE)
-    assert not plain_window_is_faster(64, large, large, (11, 11), 1, NATIVE)
-    assert not plain_window_is_faster(64, small, small, (3, 3), 1, NATIVE)
-    assert plain_window_is_faster(3, large, large, (3, 3), 1, NATIVE)
+
+    def rows(channels, size, kernel):
+        plain = plain_window_cycles((channels, channels), size, size, kernel, 1, NATIVE)
+        return plain < blocked_window_cycles(channels, size, kernel[0] * kernel[1], NATIVE)
+
+    assert rows(64, large, (3, 3)) and rows(3, large, (3, 3))
+    assert not rows(64, large, (11, 11))
+    assert not rows(64, small, (3, 3))
