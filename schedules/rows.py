@@ -9,6 +9,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks, loops
+from athanor.schedules.decisions import decide
 from athanor.targets.target import TargetSpec
 
 Block = s_tir.schedule.SBlockRV
@@ -42,6 +43,7 @@ def schedule_rows(sch: s_tir.Schedule, leaves: list[Block], target: TargetSpec) 
 
     Sums along a contiguous row are kept in several vectors of partial results, which are added
     at the row's end: one chain of dependent additions would run at a fraction of the bandwidth.
+    How many, how wide other vectors are and whether cores share the rows are decisions.
     May leave `sch` half changed when the answer is False.
     """
     matched = match_rows(sch, leaves)
@@ -49,7 +51,7 @@ def schedule_rows(sch: s_tir.Schedule, leaves: list[Block], target: TargetSpec) 
         return False
     leaves, shape = matched
     reductions = [block for block in leaves if not _is_spatial(sch, block)]
-    parallel = _is_long(sch, reductions[0])
+    parallel = bool(decide(sch, "parallel", (0, 1), int(_is_long(sch, reductions[0]))))
     if shape.inner:
         return _schedule_columns(sch, leaves, shape, target, parallel)
     return _schedule_contiguous(sch, leaves, shape, target, parallel)
@@ -236,6 +238,8 @@ def _partial(sch: s_tir.Schedule, block: Block, target: TargetSpec) -> list[Bloc
         lanes //= 2
     if lanes < 4:
         return []
+    wider = {n * vector for n in (1, 2, 4, 8) if extent is None or n * vector <= extent}
+    lanes = decide(sch, "partial sums", sorted({lanes, *wider}), lanes)
     rank = len(stmt.writes[0].source.shape)
     _, lane = sch.split(loop, [None, lanes])
     made = [sch.rfactor(lane, factor_axis=rank)]
@@ -286,6 +290,9 @@ def _schedule_columns(
     while width is not None and width % lanes:
         lanes //= 2
     tiled = width is not None and lanes >= target.lanes(32)
+    if width is not None and tiled:
+        fits = [n * target.lanes(32) for n in (1, 2, 4, 8)]
+        lanes = decide(sch, "columns", [n for n in fits if width % n == 0], lanes)
     rows = []
     for block in leaves:
         outer = loops.match_prefix(sch, block, shape.outer)
@@ -384,6 +391,8 @@ def _vectorize(sch: s_tir.Schedule, loop: Loop, target: TargetSpec) -> None:
     if extent is not None and extent < lanes:
         _vectorize_whole(sch, loop)
         return
+    fits = [n * target.lanes(32) for n in (1, 2, 4)]
+    lanes = decide(sch, "lanes", [n for n in fits if extent is None or n <= extent], lanes)
     step, lane = sch.split(loop, [None, lanes])
     if extent is None or extent % lanes:
         sch.annotate(step, "pragma_loop_partition_hint", 1)

@@ -4,8 +4,12 @@ from tvm import te, tirx, topi
 
 from athanor.schedules.compute import layer_norm as norms
 from athanor.schedules.compute.softmax import log_softmax, softmax
+from athanor.schedules.decisions import Decisions
+from athanor.schedules.rule import apply_decisions
 from athanor.schedules.rules.cpu_reduction import CPUReduction
+from athanor.targets.rules import CPU_RULES
 
+from .kernel import Kernel
 from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
 
 SUMS = [
@@ -58,6 +62,38 @@ def test_softmax(shape, axis):
     check(prim_func([x], [softmax(x, axis)]), "CPUReduction", [a], [reference_softmax(a, axis)])
     wanted = np.log(np.maximum(reference_softmax(a.astype("float64"), axis), 1e-30))
     check(prim_func([x], [log_softmax(x, axis)]), "CPUReduction", [a], [wanted], tolerance=1e-4)
+
+
+DECIDED = {
+    "softmax": ((6, 331), lambda x: softmax(x, 1), lambda a: reference_softmax(a, 1)),
+    "sum": ((3, 1000), lambda x: topi.sum(x, 1), lambda a: a.sum(1)),
+    "columns": ((7, 4, 128), lambda x: topi.max(x, 1), lambda a: a.max(1)),
+}
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_every_single_change_computes_the_same(name):
+    shape, made, reference = DECIDED[name]
+    x, a = placeholder("x", *shape), random(*shape)
+    func = prim_func([x], [made(x)])
+
+    def decided(values):
+        given = Decisions("CPUReduction", tuple(values))
+        return apply_decisions(CPU_RULES, func, NATIVE, given, repair=True)
+
+    points = decided(())[1]
+    assert len({point.name for point in points}) > 1
+    values = [point.value for point in points]
+    for index, point in enumerate(points):
+        for value in point.candidates:
+            changed = [*values[:index], value, *values[index + 1 :]]
+            sch, again = decided(changed)
+            assert again[index].value == value
+            out = np.full(reference(a).shape, np.nan, np.float32)
+            Kernel(sch.mod["main"])(a, out)
+            np.testing.assert_allclose(
+                out, reference(a), rtol=1e-4, atol=1e-5, err_msg=str(changed)
+            )
 
 
 def test_softmax_of_large_and_infinite_values():
