@@ -20,6 +20,7 @@ from athanor.compiler.passes.lift_conv1d import LiftConv1d
 from athanor.compiler.passes.merge_equal import MergeEqual
 from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
+from athanor.compiler.passes.pad_channels import PadChannels
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.compiler.passes.split_phases import SplitPhases
 from athanor.compiler.passes.trim_kernels import TrimKernels
@@ -85,6 +86,7 @@ def _gpu_products(target: TargetSpec, gpu: GPUSpec) -> list[tvm.transform.Pass]:
     return [
         FuseAttention(target),
         *narrow,
+        PadChannels(),
         ChannelsLast(),
         FoldConstants(),
         ArrangeProducts(),

@@ -1,5 +1,7 @@
 """Convolutions as products in tiles, channels last, against the onnx reference."""
 
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -53,6 +55,24 @@ def test_convolutions(driver, data, weight, attributes, sizes, precision):
     depth = int(np.prod(weight[1:]))
     artifact = check(nodes, feeds, constants, depth, precision, sizes)
     assert "CUDAConv2d" in rules(artifact)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize(("channels", "copied"), [(3, 4), (7, 8), (5, 1), (6, 2)])
+def test_an_odd_number_of_channels_is_copied_four_at_once(driver, channels, copied, precision):
+    """Where zeros for the rest are not too much work. One more launch would be for the padding."""
+    feeds = {"x": numbers(0, 2, channels, 9, 7)}
+    constants = {"w": numbers(1, 24, channels, 3, 3)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])]
+    model = model_of(nodes, feeds, ["y"], constants)
+    artifact = athanor.compile(model, "cuda", precision=precision, keep_ir=True)
+    (vectors,) = re.findall(r"athanor::convolution<([^>]*)>", artifact.metadata["ir"]["cuda"])
+    assert vectors.split(", ")[-2] == str(copied)
+    assert launches(artifact) == 3
+    (expected,) = ReferenceEvaluator(model).run(None, feeds)
+    (result,) = artifact.load(threads=1).run(feeds).values()
+    error = np.abs(result - expected).max() / np.sqrt(9 * channels)
+    assert error < ERRORS[precision]
 
 
 @pytest.mark.parametrize("split", [1, 2])
