@@ -3,7 +3,7 @@
 # make conformance   all of ONNX's backend suite
 # make bench  every speed figure measured again beside ONNX Runtime and OpenVINO, on a quiet
 #             machine; MODELS="a.onnx b.onnx" adds models
-# make bench-tuning   every shape tuned for SECONDS=60, six beside MetaSchedule's own search of
+# make bench-tuning   every shape tuned for SECONDS=60, eight beside MetaSchedule's own search of
 #             TRIALS=48; both go on where they were. MODELS="a.onnx b.onnx" tunes those for MINUTES=40
 # make fuzz   mutated models for SECONDS=600, from SEED=0
 # make docs   generated text in docs/ written again

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure every shape again")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "tuning.json"
     rows = json.loads(path.read_text()) if path.exists() and not arguments.again else []
     for name, model in shapes.shape_models():

@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--database", type=Path, help="folder to keep the records in")
     parser.add_argument("--output", type=Path, default=HERE, help="folder to write to")
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "tuning_models.json"
     rows: list[dict[str, Any]] = []
     for model in arguments.models:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,11 @@ class Built:
     def names(self) -> list[str]:
         """The decisions' names."""
         return [point.name for point in self.points]
+
+    @property
+    def code(self) -> str:
+        """16 hexadecimal digits that tell its code from others; empty where there is none."""
+        return hashlib.sha256(self.object_code).hexdigest()[:16] if self.object_code else ""
 
 
 def rule_of(func: tirx.PrimFunc, target: TargetSpec) -> str:

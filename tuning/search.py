@@ -35,6 +35,8 @@ class Trial:
     values: tuple[int, ...]
     names: tuple[str, ...]
     seconds: float
+    code: str = ""
+    """Tells its code from that of other decisions; empty: unknown."""
 
 
 class Search:
@@ -64,9 +66,12 @@ class Search:
         return min(good, key=lambda trial: (trial.seconds, trial.values), default=None)
 
     def parents(self) -> list[Trial]:
-        """The fastest few."""
+        """The fastest few, equal code once."""
         good = [trial for trial in self.trials.values() if math.isfinite(trial.seconds)]
-        return sorted(good, key=lambda trial: (trial.seconds, trial.values))[:PARENTS]
+        found: dict[object, Trial] = {}
+        for trial in sorted(good, key=lambda trial: (trial.seconds, trial.values)):
+            found.setdefault(trial.code or trial.values, trial)
+        return list(found.values())[:PARENTS]
 
     def propose(
         self, count: int, repair: Callable[[tuple[int, ...]], tuple[DecisionPoint, ...] | None]

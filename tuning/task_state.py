@@ -46,6 +46,8 @@ class TaskState:
         self.heuristic = builder.points(task.func, self.rule, ())
         self.search.points[self.heuristic.values] = self.heuristic.points
         self.built: dict[tuple[int, ...], Built] = {}
+        self.measured: dict[str, Measurement] = {}
+        """By code: different decisions may come to the same."""
         self.best_values: tuple[int, ...] = ()
         """What is recorded as faster than the heuristic's candidate; empty: nothing."""
         self.compared: tuple[tuple[int, ...], ...] = ()
@@ -95,7 +97,10 @@ class TaskState:
         values = tuple(record["values"])
         seconds = record.get("seconds") or []
         median = statistics.median(seconds) if seconds else math.inf
-        self.search.add(Trial(values, tuple(record["names"]), median))
+        code = str(record.get("code", ""))
+        self.search.add(Trial(values, tuple(record["names"]), median, code))
+        if code and seconds:
+            self.measured.setdefault(code, Measurement(tuple(seconds)))
         if values == self.heuristic.values and seconds:
             if not math.isfinite(self.progress.heuristic_secs):
                 self.progress.heuristic_secs = self.progress.best_secs = median
@@ -157,7 +162,14 @@ class TaskState:
             if built.error is not None:
                 self._record(built, Measurement((), built.error))
                 counted()
-        good = [built for built in fresh if built.error is None]
+        for built in fresh:
+            if built.code in self.measured:
+                self._record(built, self.measured[built.code])
+        good: list[Built] = []
+        for built in fresh:
+            known = {*self.measured, *(other.code for other in good)}
+            if built.error is None and built.code not in known:
+                good.append(built)
         heuristic = self._build([self.heuristic.values])[0]
         best = self.search.best()
         limit = SLOW * best.seconds if best else math.inf
@@ -193,8 +205,10 @@ class TaskState:
 
     def compare(self, measurer: Measurer) -> None:
         """Measure the fastest again, in turn with the heuristic's, and record which is best."""
-        finalists = [t.values for t in self.search.parents()[:FINALISTS]]
-        finalists = [values for values in finalists if values != self.heuristic.values]
+        first = self.search.trials.get(self.heuristic.values)
+        known = (self.heuristic.values, (first.code if first else "") or None)
+        parents = self.search.parents()[:FINALISTS]
+        finalists = [t.values for t in parents if t.values not in known and t.code not in known]
         if not finalists or set(finalists) <= set(self.compared):
             return
         built = self._build([self.heuristic.values, *finalists])
@@ -262,6 +276,8 @@ class TaskState:
             "names": built.names,
             "values": list(built.values),
         }
+        if built.code:
+            record["code"] = built.code
         if result.error is None:
             record["seconds"] = [float(f"{secs:.4g}") for secs in result.seconds]
         else:

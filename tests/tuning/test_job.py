@@ -15,6 +15,7 @@ import pytest
 
 import athanor
 from athanor.errors import CompileError
+from athanor.tuning.build import Built
 from athanor.tuning.database import BEST, CHOICE, TRIAL, Database, DatabaseWarning
 from athanor.tuning.job import tune
 from athanor.tuning.local import LocalMeasurer
@@ -62,6 +63,20 @@ def test_the_heuristic_comes_first_and_the_best_is_found(tmp_path):
     assert [secs for _, _, secs in report.history] == sorted(
         (secs for _, _, secs in report.history), reverse=True
     )
+
+
+def test_decisions_of_equal_code_are_measured_once(tmp_path, monkeypatch):
+    """As where a decision comes to nothing: whether cores share the tasks, and there is one."""
+    monkeypatch.setattr(Built, "code", property(lambda built: str(built.values[:2])))
+    times = MadeUpTimes()
+    tune(matmul(), database=tmp_path, trials=20, measurer=times, choices=False)
+    lines = [line for line in records(tmp_path) if "seconds" in line]
+    assert len({line["code"] for line in lines}) == len(times.measured) < len(lines)
+    found = {}
+    for line in lines:
+        assert found.setdefault(line["code"], line["seconds"]) == line["seconds"]
+    compared = records(tmp_path, BEST)[-1]["compared"]
+    assert len({str(tuple(values[:2])) for values in compared}) == len(compared)
 
 
 def test_an_equal_kernel_of_another_model_needs_no_measuring(tmp_path):
