@@ -23,6 +23,7 @@ from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.pad_channels import PadChannels
 from athanor.compiler.passes.simplify_views import SimplifyViews
 from athanor.compiler.passes.split_phases import SplitPhases
+from athanor.compiler.passes.tile_transposes import TileTransposes
 from athanor.compiler.passes.trim_kernels import TrimKernels
 from athanor.compiler.passes.widen_within import WidenWithin
 from athanor.targets import TargetSpec
@@ -59,6 +60,7 @@ def graph_passes(
         FoldConstants(),
         relax_transform.DeadCodeElimination(),
         # Phase 2: operators -> prim_funcs
+        *([] if target.gpu else [TileTransposes(target)]),
         LegalizeConcat(target.gpu.access_bytes if target.gpu else 1),
         relax_transform.LegalizeOps(customize_legalize_map=LEGALIZE, skip_ops=VIEWS),
         # Phase 3: fusion
