@@ -68,7 +68,10 @@ def plain_tile(
     # Weights a multiple of 4 KiB apart meet in one set of the L1 cache, which has 8 lines or more.
     together = 8 * (4096 // math.gcd(4 * steps, 4096)) - 2
     tiles = []
-    for columns in tile_columns(width, target):
+    # One or two channels, as of a product of few rows: longer runs of each line of the input, lest
+    # lines a multiple of 4 KiB apart meet in one set (1 x 1024 x 1024: 65 us rather than 92).
+    wide = [v * full for v in (8, 16) if v * (channels or 16) <= 16 and v * full <= (width or 0)]
+    for columns in [*tile_columns(width, target), *wide]:
         vectors = max(1, columns // full)
         if not most_pixels(vectors, target):
             continue

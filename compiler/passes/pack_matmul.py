@@ -100,7 +100,8 @@ class _Rewriter(GraphRewriter):
             return None  # broadcast batches keep Relax's legalization
         swapped = self.swaps_last_axes(b)
         source = self.definition[b].args[0] if swapped else b
-
+        if not swapped and self.has_few_rows(a, b):
+            return self.emit(self.call(matmul.few_rows_matmul, a, b, hint="matmul"), name)
         tile = self.run_time_tile(a, source, swapped)
         panel, rows = divmod(tile, TILE)
 
@@ -108,6 +109,13 @@ class _Rewriter(GraphRewriter):
             return matmul.batch_matmul(left, right, False, swapped, panel, rows or None)
 
         return self.emit(self.call(product, a, source, hint="batch_matmul"), name)
+
+    def has_few_rows(self, a: Expr, b: Expr) -> bool:
+        """Whether b is better read where it lies, a vector of a row at a time."""
+        shape, other = static_shape(a), static_shape(b)
+        if shape is None or other is None or 0 in (*shape, *other):
+            return False
+        return shape[-2] <= matmul.FEW_ROWS and other[-1] >= self.target.lanes(32)
 
     def constant_tile(self, a: Expr, depth: int, columns: int) -> int:
         """The register tile of a product with a weight as panel * TILE + rows, or DOTS.

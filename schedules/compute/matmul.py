@@ -23,6 +23,8 @@ ROWS = "athanor.rows"
 
 NARROW_COST = 1.07
 """Time of a column in a panel of half the width: each broadcast serves half the multiply-adds."""
+FEW_ROWS = 16
+"""Rows up to which panels of a right operand that every run fills are not worth it."""
 SHALLOW = 64
 """Steps of a sum up to which panels are one vector, of 512 bits: those were measured."""
 
@@ -168,6 +170,43 @@ def matmul_dots(a: te.Tensor, rows: te.Tensor) -> te.Tensor:
         (*a.shape[:-1], rows.shape[0]),
         lambda *i: te.sum(a(*i[:-1], k) * rows[i[-1], k], axis=k),
         name="matmul_dots",
+    )
+
+
+def few_rows_matmul(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+    """`a @ b` for a (batch..., M, K) and b (batch..., K, N) of the run, of known sizes.
+
+    Result: (batch..., M, N). b is read where it lies, as a map of one row that a convolution of one
+    tap reads (`CPUConv2dPlain`): `batch_matmul` would fill panels to read them once or twice
+    (8 x 597 x 462: 42 us rather than 72; 1 x 64 x 400: 2 rather than 6).
+    """
+    *batch, m, depth = a.shape
+    n = b.shape[-1]
+    rc, kh, kw = (
+        te.reduce_axis((0, extent), name) for extent, name in ((depth, "rc"), (1, "kh"), (1, "kw"))
+    )
+    images = math.prod(int(dim) for dim in batch)
+    data = te.compute(
+        (images, depth, 1, n),
+        lambda i, k, h, w: b(*unflatten(i, batch), k, w),
+        name="map",
+    )
+    weight = te.compute(
+        (images, m, depth, 1),
+        lambda i, o, k, h: a(*unflatten(i, batch), o, k),
+        name="rows",
+    )
+    product = te.compute(
+        (images, m, 1, n),
+        lambda i, o, h, w: te.sum(
+            data[i, rc, h + kh, w + kw] * weight[i, o, rc, kh], axis=[rc, kh, kw]
+        ),
+        name="matmul",
+    )
+    return te.compute(
+        (*batch, m, n),
+        lambda *i: product[flatten(i[:-2], batch), i[-2], 0, i[-1]],
+        name="matmul_out",
     )
 
 

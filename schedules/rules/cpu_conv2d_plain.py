@@ -109,7 +109,9 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
     counts = [c for c in divisors(channels or 1) if c < target.vector_registers]
     together = decide(sch, "channels", sorted({*counts, tile.channels}), tile.channels)
     # Several vectors are one long vector to TVM.
-    lanes = decide(sch, "columns", tried_columns(width, target), tile.columns)
+    lanes = decide(
+        sch, "columns", sorted({*tried_columns(width, target), tile.columns}), tile.columns
+    )
     channel_tile, channel = sch.split(channel, [None, together])
     inner = [channel]
     if rows:

@@ -4,6 +4,7 @@ from tvm import tirx, topi
 
 from athanor.schedules.compute.matmul import (
     batch_matmul,
+    few_rows_matmul,
     matmul_dots,
     matmul_packed,
     matmul_panel,
@@ -83,6 +84,16 @@ def test_wide_panels_of_the_run(rows, columns):
     inputs = [placeholder("a", *a.shape), placeholder("b", *b.shape)]
     out = batch_matmul(*inputs, False, False, run_time_panel(NATIVE, columns))
     check(prim_func(inputs, [out]), "CPUMatmul", [a, b], [a @ b])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 16])
+@pytest.mark.parametrize("lead, k, n", [((), 33, 300), ((3,), 5, 17), ((2, 3), 20, 64)])
+def test_few_rows_read_the_right_operand_where_it_lies(lead, rows, k, n):
+    a, b, bias = random(*lead, rows, k), random(*lead, k, n), random(n)
+    inputs = [placeholder(x, *array.shape) for x, array in zip("abc", (a, b, bias), strict=True)]
+    out = topi.nn.relu(topi.add(few_rows_matmul(*inputs[:2]), inputs[2]))
+    wanted = np.maximum(a.astype("float64") @ b + bias, 0).astype("float32")
+    check(prim_func(inputs, [out]), "CPUConv2dPlain", [a, b, bias], [wanted])
 
 
 SHAPES = [
