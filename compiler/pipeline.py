@@ -17,6 +17,7 @@ from athanor.compiler.passes.fuse_attention import FuseAttention
 from athanor.compiler.passes.fuse_named import FuseNamed
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
+from athanor.compiler.passes.lower_conv3d import LowerConv3d
 from athanor.compiler.passes.merge_equal import MergeEqual
 from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
@@ -48,6 +49,7 @@ def graph_passes(
         FoldConstants(),
         FoldChannelAffine(),
         LiftConv1d(),
+        LowerConv3d(),
         FoldConstants(),
         relax_transform.DeadCodeElimination(),  # else weights that nobody reads would be packed
         # Phase 1: layouts and packed weights, once weights are final
