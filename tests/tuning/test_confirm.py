@@ -17,7 +17,7 @@ from athanor.tuning.job import tune
 from .models import MadeUpTimes, matmul
 
 NATIVE = find_target("native")
-MODEL = matmul(rows=9, columns=40, depth=33)
+MODEL = matmul(rows=3, columns=40, depth=33)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def kernels(database=None):
 @pytest.mark.parametrize("choices", [True, False])
 def test_what_is_not_faster_as_a_whole_is_withdrawn(tmp_path, monkeypatch, choices):
     monkeypatch.setattr(confirm, "_seconds", lambda model, feeds: 1e-3)
-    report = tune(MODEL, database=tmp_path, trials=30, choices=choices)
+    report = tune(MODEL, database=tmp_path, trials=50, choices=choices)
     assert "not faster" in report.stage
     assert report.best_secs == report.heuristic_secs
     assert all(choice.value == choice.preferred for choice in report.choices)
