@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from athanor.errors import RunError
+from athanor.runtime.aligned import empty
 from athanor.runtime.dlpack import CPU, CUDA_HOST, Imported, import_tensor
 from athanor.runtime.dtypes import dlpack_type
 from athanor.runtime.library import DataType, Tensor
@@ -164,11 +165,11 @@ class Arguments:
 
     def results(self) -> list[np.ndarray | None]:
         """Memory for each tensor of the shapes set; None where a size of -1 is told by the run."""
-        return [None if kind is None else np.empty(*kind) for kind in self._kinds]
+        return [None if kind is None else empty(*kind) for kind in self._kinds]
 
     def empty(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
         """Memory for a tensor; addresses for one of strings."""
-        return np.empty(shape, self._dtypes[index])
+        return empty(shape, self._dtypes[index])
 
     def copy(self, index: int) -> np.ndarray:
         """A copy of the tensor that the library has filled in."""

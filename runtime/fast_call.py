@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from athanor.runtime.aligned import empty_like
 from athanor.runtime.dtypes import dlpack_type
 from athanor.runtime.library import DataType, library
 from athanor.runtime.spec import TensorSpec
@@ -56,7 +56,7 @@ def fast_call(
             outputs=_examples(outputs, shapes[1]),
             types=b"".join(bytes(DataType(*dlpack_type(spec.dtype), 1)) for spec in specs),
             array=np.ndarray,
-            empty_like=partial(np.empty_like, order="C"),
+            empty_like=empty_like,
             acquire=lock.acquire,
             release=lock.release,
         )

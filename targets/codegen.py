@@ -25,6 +25,7 @@ from athanor.targets.overlap_rests import OverlapRests
 from athanor.targets.partition_loops import PartitionLoops
 from athanor.targets.prefetch_weights import PrefetchWeights
 from athanor.targets.shorten_reductions import ShortenReductions
+from athanor.targets.stream_stores import StreamStores
 from athanor.targets.target import TargetSpec
 
 
@@ -167,6 +168,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             t.RemoveNoOp(),
             s.RewriteUnsafeSelect(),
             s.HoistIfThenElse(),
+            *([StreamStores(target)] if target.streams else []),
             t.CommonSubexprElim(),
         ]
     )

@@ -14,6 +14,7 @@ from tvm.ir import IRModule
 from athanor.targets.bf16_dots import BF16_FUNCTION, bf16_function
 from athanor.targets.llvm_text import register_lanes, vector_function
 from athanor.targets.math_functions import FUNCTIONS, Bindings
+from athanor.targets.stream_stores import STREAM, stream_function
 from athanor.targets.transpose import TRANSPOSE, transpose_function
 
 Expr = tirx.Expr
@@ -48,8 +49,8 @@ class LowerMath:
     A call of libm would be made once a lane, at some 5 to 20 ns each. The last pass before LLVM,
     which gets the functions as LLVM IR: as lets in TIR they would be right too, but TVM's
     simplifier substitutes every let into the next, and exp(log(x)) takes it 20 s.
-    Transposed tiles (`targets.transpose`) and bfloat16 functions (`targets.bf16_dots`) are
-    imported the same way.
+    Transposed tiles (`targets.transpose`), bfloat16 functions (`targets.bf16_dots`) and stores past
+    the caches (`targets.stream_stores`) are imported the same way.
     float16 and bfloat16 go through float32; float64 and what is not listed stay calls of libm.
     Error: at most 4 units in the last place or 1e-6 of the result over all of float32. NaN stays
     NaN, infinities, overflow and signed zeros come out as libm's, denormal numbers are kept.
@@ -67,6 +68,9 @@ class LowerMath:
             operator = getattr(call.op, "name", "")
             if operator == "tirx.call_extern" and (tile := TRANSPOSE.match(call.args[0].value)):
                 texts[tile.group()] = transpose_function(int(tile.group(1)))
+                return call
+            if operator == "tirx.call_extern" and (made := STREAM.match(call.args[0].value)):
+                texts[made.group()] = stream_function(int(made.group(1)))
                 return call
             if operator == "tirx.call_pure_extern" and (
                 made := BF16_FUNCTION.fullmatch(call.args[0].value)

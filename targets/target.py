@@ -66,6 +66,11 @@ class TargetSpec:
         return "avx2" in self.cpu_features
 
     @property
+    def streams(self) -> bool:
+        """Whether vectors can be stored past the caches; locked instructions wait for these."""
+        return self.triple.startswith("x86_64")
+
+    @property
     def channel_block(self) -> int:
         """Channels that lie together in blocked layouts, `NCHW{block}c`.
 

@@ -28,6 +28,7 @@ typedef struct {
 static void run_loop_task(int32_t task_id, void *argument) {
   Loop *loop = argument;
   if (task_id >= 0 && task_id < loop->tasks->group.num_task) ath_run_task(loop->tasks, task_id);
+  /* A read and write at once, not a store: on x86 that waits for the task's non-temporal stores. */
   atomic_fetch_add(&loop->done, 1);
 }
 

@@ -61,6 +61,7 @@ static int64_t deadline_ns(int32_t spin_us) {
 static void run_tasks(Launch *launch) {
   AthTasks *tasks = launch->tasks;
   while (!atomic_load(&tasks->failed)) {
+    /* On x86 this and what follows the last task also wait for non-temporal stores before them. */
     const int32_t task_id = atomic_fetch_add(&launch->next_task, 1);
     if (task_id >= tasks->group.num_task) return;
     ath_run_task(tasks, task_id);
