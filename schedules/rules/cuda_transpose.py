@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks
+from athanor.schedules.decisions import decide
 from athanor.schedules.device_threads import bits
 from athanor.schedules.linear import flat_address
 from athanor.targets.target import TargetSpec
@@ -13,8 +14,8 @@ Block = s_tir.schedule.SBlockRV
 
 _TILE = 32
 """Rows and columns of a tile: a warp reads a row of it, and writes a column."""
-_ROWS = 8
-"""Warps of a block."""
+_ROWS = (4, 8, 16)
+"""Warps of a block; by themselves 8, which take four turns at a tile."""
 _WORTH = 16
 """Length of both axes from which whole lines pay for the way through shared memory."""
 
@@ -96,17 +97,23 @@ def _schedule(sch: s_tir.Schedule, block: Block, region: int, read: int, stored:
     outer = sch.fuse(*others, a, b)
     sch.bind(outer, "blockIdx.x")
     sch.compute_at(tile, outer, preserve_unit_loops=True)
-    _rows(sch, a_inner, b_inner)
+    rows = decide(sch, "warps", _ROWS, 8)
+    _rows(sch, a_inner, b_inner, rows)
     inner = sch.get_loops(tile)[1:]
     wide = [loop for loop in inner if blocks.constant(sch.get(loop).extent) != 1]
     along, across = wide[-1], sch.fuse(*wide[:-1]) if len(wide) > 2 else wide[0]
-    _rows(sch, across, along)
+    _rows(sch, across, along, rows)
     if rank > 1:
         sch.storage_align(tile, 0, axis=rank - 2, factor=_TILE, offset=1)
 
 
-def _rows(sch: s_tir.Schedule, across: s_tir.schedule.LoopRV, along: s_tir.schedule.LoopRV) -> None:
-    turn, row = sch.split(across, [None, _ROWS])
+def _rows(
+    sch: s_tir.Schedule,
+    across: s_tir.schedule.LoopRV,
+    along: s_tir.schedule.LoopRV,
+    rows: int,
+) -> None:
+    turn, row = sch.split(across, [None, rows])
     sch.unroll(turn)
     _, lane = sch.split(along, [None, _TILE])  # an axis may be shorter than the tile
     sch.bind(row, "threadIdx.y")

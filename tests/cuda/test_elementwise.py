@@ -107,3 +107,13 @@ def test_concatenations_and_gathers(driver, axis):
     ]
     constants = {"places": np.array([[0, -1, 2], [1, 1, 0]], np.int64)}
     compare(model_of(nodes, feeds, ["y", "d"], constants), feeds)
+
+
+@pytest.mark.parametrize("warps", [4, 16])
+def test_transposes_by_other_warps_are_equal(driver, warps, monkeypatch):
+    monkeypatch.setattr("athanor.schedules.rules.cuda_transpose.decide", lambda *_options: warps)
+    x = np.random.default_rng(0).standard_normal((3, 50, 70)).astype(np.float32)
+    nodes = [helper.make_node("Transpose", ["x"], ["y"], perm=[0, 2, 1])]
+    artifact = compare(model_of(nodes, {"x": x}, ["y"]), {"x": x})
+    (kernel,) = artifact.metadata["device"]["kernels"].values()
+    assert kernel["launches"][0]["extents"][3:] == ["32", str(warps), "1"]
