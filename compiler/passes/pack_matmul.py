@@ -19,6 +19,7 @@ from athanor.compiler.passes.rewrite import (
 )
 from athanor.schedules.compute import matmul
 from athanor.schedules.compute.bf16 import pack_pairs
+from athanor.schedules.compute.pack import pack_kernel
 from athanor.targets import TargetSpec
 
 DOTS = 0
@@ -104,11 +105,36 @@ class _Rewriter(GraphRewriter):
             return self.emit(self.call(matmul.few_rows_matmul, a, b, hint="matmul"), name)
         tile = self.run_time_tile(a, source, swapped)
         panel, rows = divmod(tile, TILE)
+        columns = self.in_panels(source, panel) if swapped else None
+        if columns is not None:
+            source = columns
+            swapped = False
+        width = None if columns is None else int(b.ty.shape.values[-1])
 
         def product(left: te.Tensor, right: te.Tensor) -> te.Tensor:
-            return matmul.batch_matmul(left, right, False, swapped, panel, rows or None)
+            return matmul.batch_matmul(left, right, False, swapped, panel, rows or None, width)
 
         return self.emit(self.call(product, a, source, hint="batch_matmul"), name)
+
+    def in_panels(self, value: Expr, panel: int) -> Expr | None:
+        """(..., N, K) -> (..., ceil(N / panel), K, panel), whole vectors turned in registers.
+
+        None where a size is known only to the run.
+        """
+        shape = static_shape(value)
+        if shape is None or 0 in shape:
+            return None
+        *batch, columns, depth = shape
+        images = math.prod(batch)
+        lanes = min(panel, self.target.lanes(32))
+        kernel = self.builder.add_func(
+            pack_kernel(images, columns, 1, depth, panel, lanes), "pack_panels"
+        )
+        panels = -(-columns // panel)
+        flat = self.emit(relax.op.reshape(value, [images, columns, 1, depth]))
+        ty = relax.TensorType([images, panels, 1, depth, panel], "float32")
+        packed = self.emit(relax.call_tir(kernel, [flat], ty))
+        return self.emit(relax.op.reshape(packed, [*batch, panels, depth, panel]))
 
     def has_few_rows(self, a: Expr, b: Expr) -> bool:
         """Whether b is better read where it lies, a vector of a row at a time."""

@@ -217,6 +217,7 @@ def batch_matmul(
     transpose_b: bool,
     panel: int = 16,
     rows: int | None = None,
+    columns: int | None = None,
 ) -> te.Tensor:
     """`a @ b` over leading batch axes, both operands known at run time only.
 
@@ -224,9 +225,11 @@ def batch_matmul(
     batch axes of equal rank, equal or 1. Result: (..., M, N), dtype of `a`, accumulated in it.
     The product (KIND "batch_matmul") reads b from panels of `panel` columns, zero padded, that a
     block of KIND "matmul_panel" fills: the schedule rule makes one panel at a time, in cache.
+
+    columns: N, where b comes in panels already: (..., ceil(N / panel), K, panel).
     """
     *batch_a, a0, a1 = a.shape
-    *batch_b, b0, b1 = b.shape
+    *batch_b, b0, b1 = b.shape if columns is None else (*b.shape[:-3], b.shape[-2], columns)
     batch = [y if constant(x) == 1 else x for x, y in zip(batch_a, batch_b, strict=True)]
     m, depth = (a1, a0) if transpose_a else (a0, a1)
     n = b0 if transpose_b else b1
@@ -248,8 +251,12 @@ def batch_matmul(
             return value
         return tirx.if_then_else(column < n, value, tirx.const(0, b.dtype))
 
-    filled = te.compute(
-        (*batch, panels, depth, panel), fill, name="panel", attrs={KIND: "matmul_panel"}
+    filled = (
+        b
+        if columns is not None
+        else te.compute(
+            (*batch, panels, depth, panel), fill, name="panel", attrs={KIND: "matmul_panel"}
+        )
     )
     k = te.reduce_axis((0, depth), name="k")
 
@@ -257,6 +264,7 @@ def batch_matmul(
         *place, i, j = indices
         row = i if exact_rows else _clamped(i, m)
         left = a(*outer(place, batch_a), *((k, row) if transpose_a else (row, k)))
+        place = place if columns is None else outer(place, batch_b)
         right = filled(*place, tirx.floordiv(j, panel), k, tirx.floormod(j, panel))
         return te.sum(left * right.astype(a.dtype), axis=k)
 
