@@ -149,6 +149,8 @@ def _with_tasks(
         cycles = band_cycles * chunk + _padding_cycles(shape, rows, target) + TASK_CYCLES
         if chunk * tile_bytes > target.l2_bytes // 2:  # every band fetches them anew
             cycles += chunk * tile_bytes / FAR_BYTES_PER_CYCLE
+        if _band_bytes(shape, rows) > target.l2_bytes // 2:  # every channel tile fetches it anew
+            cycles += chunk * _band_bytes(shape, rows) / FAR_BYTES_PER_CYCLE
         cost = tasks * cycles
         if parallel:
             # Half for one core, half for all: the core with most tasks ends last.
@@ -167,11 +169,17 @@ def _channel_tiles(shape: ConvShape, tile: RegisterTile, target: TargetSpec) -> 
 
 def _padding_cycles(shape: ConvShape, rows: int, target: TargetSpec) -> float:
     """To copy a band of the input: cycles a vector measured on Zen 3, within L2 and beyond."""
-    if not shape.padded or shape.in_height is None or shape.in_width is None:
+    if not shape.padded:
         return 0.0
-    assert shape.out_height is not None
+    band_bytes = _band_bytes(shape, rows)
+    slow = 3 if band_bytes <= target.l2_bytes // 2 else 6
+    return band_bytes / 4 / target.lanes(32) * slow
+
+
+def _band_bytes(shape: ConvShape, rows: int) -> int:
+    """Of the input that a band of so many output rows reads; 0 where only the run tells."""
+    if shape.in_height is None or shape.in_width is None or shape.out_height is None:
+        return 0
     stride = max(1, (shape.in_height - shape.kernel[0]) // max(1, shape.out_height - 1))
     band = min(shape.in_height, (rows - 1) * stride + shape.kernel[0])
-    floats = band * shape.in_width * shape.steps * shape.depth
-    slow = 3 if floats * 4 <= target.l2_bytes // 2 else 6
-    return floats / target.lanes(32) * slow
+    return 4 * band * shape.in_width * shape.steps * shape.depth
