@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -84,23 +85,30 @@ class GraphChoices:
         """The present choice for an operator."""
         return self.known.get(key, self.usual.points[key].preferred)
 
-    def plan(self) -> None:
-        """Plan the alternatives of every operator; open are those that were never decided."""
+    @property
+    def is_usual(self) -> bool:
+        """Whether every choice is the compiler's own."""
+        points = self.base.points
+        return all(value == points[key].preferred for key, value in self.values().items())
+
+    def plan(self, most_secs: float = math.inf) -> None:
+        """Plan the alternatives of every operator, as many as there is time for.
+
+        Open are those that were never decided.
+        """
         points = self.usual.points
         others = {
             key: [c for c in point.candidates if c != self.value(key)]
             for key, point in points.items()
             if len(point.candidates) > 1 and all(point.nodes)
         }
-        variants = [
-            self.model.variant(
-                {
-                    **self.values(),
-                    **{key: values[n] for key, values in others.items() if n < len(values)},
-                }
-            )
-            for n in range(max(map(len, others.values()), default=0))
-        ]
+        variants: list[Variant] = []
+        started = time.monotonic()
+        for n in range(max(map(len, others.values()), default=0)):
+            if variants and time.monotonic() - started > most_secs:
+                break
+            nth = {key: values[n] for key, values in others.items() if n < len(values)}
+            variants.append(self.model.variant({**self.values(), **nth}))
         self._parts = _Parts([self.usual, *variants])
         places = {key: self._parts.of(points[key].nodes) for key in others}
         shared = Counter(part for found in places.values() for part in found)

@@ -31,6 +31,8 @@ from athanor.tuning.tasks import KernelTask, plan_calls, tasks_of
 
 SHARE_OF_CHOICES = 0.6
 """Of a job's budget at most, for choices about the graph; kernels get what is left."""
+SHARE_OF_PLANNING = 0.2
+"""Of a job's time at most, for planning alternatives."""
 
 
 def tune(
@@ -189,7 +191,8 @@ class _ModelJob(Job):
 
     def _work(self) -> str:
         ended = self._tune()
-        if self.is_model_faster is None:
+        untuned = self.graph.is_usual and not any(state.best_values for state in self.states)
+        if self.is_model_faster is None or untuned:
             return ended
         self._tell("compare the whole model")
         if self.is_model_faster():
@@ -212,7 +215,7 @@ class _ModelJob(Job):
             self._note()
         if self.with_choices:
             self._tell("plan alternatives")
-            self.graph.plan()
+            self.graph.plan(self.most_secs * SHARE_OF_PLANNING)
         return super()._work()
 
     def _next(self) -> tuple[float, str, Callable[[], None]] | None:
