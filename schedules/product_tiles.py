@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tvm import s_tir
 
-from athanor.schedules.decisions import decide
+from athanor.schedules.decisions import decide, nearest
 from athanor.targets.gpu import GPUSpec
 
 STAGE_BYTES = 128
@@ -31,6 +31,9 @@ _WARPS = {
     (16, 64): (16, 16),
 }
 """A warp's tile by the block's. Four warps for every 64 rows, as warpgroups of sm_90a want."""
+_OTHER_WARPS = ((16, 16), (16, 32), (32, 32), (32, 64), (64, 32))
+"""What a warp of `mma.sync` may take instead, where a block then has 4 to 8 of them: no more sums,
+for those would spill registers."""
 _PLAIN_WARPS = {(128, 128): (32, 64)}
 """Where multiply-adds of float32 want another: 8 x 8 sums for each thread."""
 _PLAIN_TILES_AT_MOST = 128 * 128
@@ -149,5 +152,21 @@ def choose_tile(
     split = decide(sch, "product_split", splits, best[2])
     depths = [s for s in (2, 3, 4, 5) if _shared(number, m, n, s, *depth_major) <= gpu.shared_bytes]
     stages = decide(sch, "product_stages", depths, min(4, depths[-1]))
+    return Tile(number, m, n, *_warp(sch, gpu, number, m, n), stages, split, depth_major)
+
+
+def _warp(sch: s_tir.Schedule, gpu: GPUSpec, number: str, m: int, n: int) -> tuple[int, int]:
+    """Rows and columns of a warp's part of the tile."""
     warps = _WARPS | (_PLAIN_WARPS if number == "Single" else {})
-    return Tile(number, m, n, *warps[m, n], stages, split, depth_major)
+    rows, columns = warps[m, n]
+    if number == "Single" or any(name.endswith("a") for name in gpu.architectures):
+        return rows, columns
+    others = {
+        (a, b)
+        for a, b in _OTHER_WARPS
+        if not m % a and not n % b and 4 <= m * n // (a * b) <= 8 and a * b <= rows * columns
+    }
+    options = sorted(others | {(rows, columns)})
+    a = decide(sch, "warp_rows", sorted({a for a, _ in options}), rows)
+    widths = sorted(b for other, b in options if other == a)
+    return a, decide(sch, "warp_columns", widths, nearest(widths, columns))

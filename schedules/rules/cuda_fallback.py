@@ -27,7 +27,7 @@ class CUDAFallback:
             result = 0; for reduction axes: result += ...
 
     Matches: functions of blocks with a loop nest each, of spatial and reduction axes alone.
-    Declines (None): anything else, as scans, sorting, and loops by hand are.
+    Declines (None): anything else, as scans, sorting and loops by hand; results of no elements.
     """
 
     def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule | None:
@@ -40,6 +40,9 @@ class CUDAFallback:
             return None
         left = blocks.inline_spatial(sch, leaves)
         if any(set(blocks.iterator_kinds(sch, block)) - set("SR") for block in left):
+            return None
+        written = [write.source for block in left for write in sch.get(block).writes]
+        if any(blocks.constant(size) == 0 for buffer in written for size in buffer.shape):
             return None
         for block in left:
             bind(sch, block)

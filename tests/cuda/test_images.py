@@ -10,6 +10,8 @@ import athanor
 from athanor.errors import CompileError
 from athanor.targets import cuda_images, find_target
 
+from .tiles import tiles
+
 needs_compiler = pytest.mark.skipif(
     cuda_images.compiler_name() is None, reason="neither NVRTC nor nvcc is installed"
 )
@@ -100,8 +102,17 @@ def test_a_model_that_only_the_host_can_run_is_refused():
 
 
 @needs_compiler
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
-def test_tiles_of_products_stay_in_registers(precision):
+@pytest.mark.parametrize(
+    ("precision", "sizes"),
+    [
+        ("fp32", ()),
+        ("tf32", ()),
+        ("fp16", ()),
+        ("tf32", (128, 128, 1, 2, 32, 64)),
+        ("fp16", (128, 128, 1, 2, 32, 64)),
+    ],
+)
+def test_tiles_of_products_stay_in_registers(precision, sizes):
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["a", "b"], ["c"]), helper.make_node("Erf", ["c"], ["y"])],
@@ -111,7 +122,8 @@ def test_tiles_of_products_stay_in_registers(precision):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)])
     target = find_target("cuda -arch=sm_80,sm_90")
-    device = athanor.compile(model, target.name, precision=precision).metadata["device"]
+    with tiles(*sizes):
+        device = athanor.compile(model, target.name, precision=precision).metadata["device"]
     (launch,) = [
         launch
         for kernel in device["kernels"].values()

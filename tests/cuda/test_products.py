@@ -213,3 +213,29 @@ def test_a_float32_model_on_tensor_cores(driver, precision):
 def test_precisions_that_a_target_has_not(target, precision, sentence):
     with pytest.raises(CompileError, match=sentence):
         target_for_precision(target, precision)
+
+
+@pytest.mark.parametrize(
+    ("precision", "sizes", "warps"),
+    [
+        ("fp16", (128, 128, 1, 2), (32, 64)),
+        ("fp16", (64, 128, 1, 2), (64, 32)),
+        ("bf16", (32, 128, 1, 2), (16, 32)),
+        ("tf32", (16, 128, 1, 2), (16, 16)),
+        ("tf32", (64, 64, 1, 2), (16, 32)),
+    ],
+)
+def test_other_parts_of_a_tile_for_a_warp(driver, precision, sizes, warps):
+    feeds = {"a": numbers(0, (70, 136), "float32"), "b": numbers(1, (136, 88), "float32")}
+    expected = matmul(*feeds.values())
+    artifact = check(
+        PRODUCT, feeds, {}, "float32", expected, (*sizes, *warps), precision, target="cuda"
+    )
+    launch = next(
+        launch
+        for kernel in artifact.metadata["device"]["kernels"].values()
+        if kernel["rule"] == "CUDAMatmul"
+        for launch in kernel["launches"]
+    )
+    threads = sizes[0] * sizes[1] // (warps[0] * warps[1]) * 32
+    assert launch["extents"][3] == str(threads)
