@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import tvm_ffi
-from tvm import s_tir, tirx
+from tvm import s_tir, sym, tirx
 
 from athanor.schedules import access, blocks
 from athanor.schedules.compute.matmul import flatten
@@ -98,36 +98,63 @@ def schedule_spatial(
 
 
 def _flatten(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> None:
-    """Three or more axes that every access walks as one -> one axis, of the buffers too.
+    """Three or more last axes that every access walks as one -> one axis, of the buffers too.
 
     With two, the quotient and the remainder of their fused loop add up to one address again; with
     more, TVM's simplifier does not see it, and every element would be divided out for itself.
+    Accesses may begin at a distance, as those of a slice do, and axes before may lie elsewhere.
     """
+    group = access.collapse(access.block_axes(sch, block))[-1]
     stmt = sch.get(block)
-    store = stmt.body
+    store, loads = stmt.body, blocks.loads(stmt.body)
     iterators = [iterator.var for iterator in stmt.iter_vars]
-    sizes = [blocks.constant(iterator.dom.extent) for iterator in stmt.iter_vars]
-    if len(sizes) < 3 or None in sizes:
+    known = [blocks.constant(iterator.dom.extent) for iterator in stmt.iter_vars]
+    sizes = [size for size in known if size is not None]
+    if len(group) < 3 or len(sizes) < len(known):
         return
+    first, rank, analyzer = group[0], len(sizes), sym.Analyzer()
+    for iterator in stmt.iter_vars:
+        analyzer.bind(iterator.var, iterator.dom)
 
-    def is_whole(indices: Sequence[tirx.Expr], buffer: tirx.Buffer) -> bool:
+    def moves(indices: Sequence[tirx.Expr]) -> bool:
+        return any(access.uses(index, iterators[axis]) for index in indices for axis in group)
+
+    def walks(indices: Sequence[tirx.Expr], buffer: tirx.Buffer) -> bool:
+        """Whether the last indices are the iterators, the outermost at some distance."""
         shape = [blocks.constant(dim) for dim in buffer.shape]
-        if shape != sizes or len(indices) != len(iterators):
+        if len(indices) != rank or None in shape or moves(indices[:first]):
             return False
-        pairs = zip(indices, iterators, sizes, strict=True)
-        return all(i.same_as(v) or (size == 1 and blocks.constant(i) == 0) for i, v, size in pairs)
+        for axis in group:
+            distance = blocks.constant(analyzer.simplify(indices[axis] - iterators[axis]))
+            inside = any(sizes[before] > 1 for before in range(first, axis))
+            if distance is None or (inside and (distance or shape[axis] != sizes[axis])):
+                return False
+        return True
 
-    if not is_whole(store.indices, store.buffer):
+    moved = [load.source for load in loads if moves(load.indices)]
+    if not walks(store.indices, store.buffer):
         return
-    if not all(is_whole(load.indices, load.source) for load in blocks.loads(store)):
-        return
-    line = tirx.IndexMap.from_func(
-        lambda *indices: [flatten(indices, sizes)], len(sizes), index_dtype="int64"
-    )
-    for index in range(len(stmt.reads)):
-        sch.transform_layout(block, ("read", index), line)
-    sch.transform_layout(block, ("write", 0), line)
-    sch.transform_block_layout(block, line)
+    for load in loads:
+        if any(load.source.same_as(buffer) for buffer in moved):
+            if not walks(load.indices, load.source):
+                return
+
+    def line(dims: Sequence[int]) -> tirx.IndexMap:
+        return tirx.IndexMap.from_func(
+            lambda *indices: [*indices[:first], flatten(indices[first:], dims)],
+            rank,
+            index_dtype="int64",
+        )
+
+    def lay_out(kind: str, index: int, buffer: tirx.Buffer) -> None:
+        dims = [int(dim) for dim in buffer.shape[first:]]
+        sch.transform_layout(block, (kind, index), line(dims))
+
+    for index, read in enumerate(stmt.reads):
+        if any(read.source.same_as(buffer) for buffer in moved):
+            lay_out("read", index, read.source)
+    lay_out("write", 0, store.buffer)
+    sch.transform_block_layout(block, line(sizes[first:]))
 
 
 def _dealt(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, axis: access.Axis) -> int | None:

@@ -27,6 +27,28 @@ def test_flat_chain_is_one_vectorized_loop():
     assert mod.script().count("T.sblock(") == 2  # root and the chain
 
 
+@pytest.mark.parametrize(
+    "shape, begin, end",
+    [
+        ((1, 48, 14, 15), (0, 17, 0, 0), (1, 48, 14, 15)),  # channels of one image: one line
+        ((3, 48, 14, 15), (0, 17, 0, 0), (3, 40, 14, 15)),  # of several: one line each
+        ((5, 48, 14, 15), (2, 0, 0, 0), (3, 48, 14, 15)),
+        ((2, 7, 9, 14, 15), (0, 0, 3, 0, 0), (2, 7, 8, 14, 15)),  # the bias moves with channels
+        ((2, 7, 9, 14, 15), (0, 0, 3, 0, 1), (2, 7, 8, 14, 15)),  # rows begin elsewhere
+    ],
+)
+def test_slice_is_walked_in_lines(shape, begin, end):
+    x = placeholder("x", *shape)
+    b = placeholder("b", shape[1] - begin[1], *[1] * (len(shape) - 2))
+    part = topi.strided_slice(x, begin, end)
+    func = prim_func([x, b], [topi.nn.relu(topi.add(part, b) if end[1] == shape[1] else part)])
+    arrays = [random(*shape), random(*(int(size) for size in b.shape))]
+    wanted = arrays[0][tuple(slice(*ends) for ends in zip(begin, end, strict=True))]
+    wanted = np.maximum(wanted + arrays[1] if end[1] == shape[1] else wanted, 0)
+    mod = check(func, "CPUElementwise", arrays, [np.ascontiguousarray(wanted)])
+    assert ("// T.int64(14)" in mod.script()) == (begin[-1] > 0), "no quotient for each element"
+
+
 def test_small_kernel_stays_on_one_core():
     x = placeholder("x", 100)
     func = prim_func([x], [topi.nn.relu(x)])
