@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import athanor
 from athanor.compiler.artifact import WEIGHTS_SUFFIX, Artifact
-from athanor.compiler.commands.feeds import index_limits, make_feeds
+from athanor.compiler.feeds import index_limits, make_feeds
 from athanor.errors import AthanorError
 from athanor.runtime import library
 from athanor.runtime.dtypes import named_dtype

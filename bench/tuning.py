@@ -24,8 +24,8 @@ import shapes
 from run import commit, processor, versions
 
 import athanor
-from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.commands.peers import PEERS, usable_cores
+from athanor.compiler.feeds import make_feeds
 from athanor.compiler.profiling.limits import machine_limits
 
 HERE = Path(__file__).resolve().parent

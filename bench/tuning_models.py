@@ -18,8 +18,8 @@ from typing import Any
 from run import commit, processor, versions
 
 import athanor
-from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.commands.peers import usable_cores
+from athanor.compiler.feeds import make_feeds
 
 HERE = Path(__file__).resolve().parent
 PARTS = (0.5, 0.9, 0.95, 1.0)

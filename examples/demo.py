@@ -25,8 +25,8 @@ import athanor
 from athanor.compiler.commands.bench import interleave
 from athanor.compiler.commands.compare import Difference, compare
 from athanor.compiler.commands.compile import compile_with_progress
-from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.commands.peers import onnxruntime as load_onnxruntime
+from athanor.compiler.feeds import make_feeds
 
 RESNET50_ONNX = Path(onnx.__file__).parent / "backend/test/data/light/light_resnet50.onnx"
 THREADS = len(os.sched_getaffinity(0))

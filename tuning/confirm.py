@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.driver import build_artifact
+from athanor.compiler.feeds import make_feeds
 from athanor.errors import RunError
 from athanor.frontends.onnx.importer import ImportedModel
 from athanor.runtime.model import Model

@@ -18,8 +18,8 @@ import onnx
 
 from athanor.compiler.commands.compare import compare, named_arrays
 from athanor.compiler.commands.compile import compile_with_progress
-from athanor.compiler.commands.feeds import index_limits, make_feeds
 from athanor.compiler.commands.peers import PEERS, Runner, usable_cores
+from athanor.compiler.feeds import index_limits, make_feeds
 from athanor.errors import RunError
 from athanor.runtime.model import Model
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from athanor.compiler.commands.feeds import make_feeds
 from athanor.compiler.commands.peers import usable_cores
+from athanor.compiler.feeds import make_feeds
 from athanor.compiler.profiling.limits import device_limits, machine_limits
 from athanor.compiler.profiling.page import html_page
 from athanor.compiler.profiling.summary import Summary, summarize

@@ -9,7 +9,7 @@ import click
 import numpy as np
 
 from athanor.compiler.commands.compare import named_arrays
-from athanor.compiler.commands.feeds import make_feeds
+from athanor.compiler.feeds import make_feeds
 from athanor.compiler.write_aside import check_writable, write_aside
 from athanor.errors import RunError
 from athanor.runtime.loader import load

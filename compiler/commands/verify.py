@@ -10,8 +10,8 @@ import onnx
 
 from athanor.compiler.commands.compare import Difference, compare, named_arrays
 from athanor.compiler.commands.compile import compile_with_progress
-from athanor.compiler.commands.feeds import index_limits, make_feeds
 from athanor.compiler.commands.peers import onnxruntime
+from athanor.compiler.feeds import index_limits, make_feeds
 from athanor.errors import RunError
 
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}

@@ -79,6 +79,17 @@ def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from walk_nodes(inner.node)
 
 
+def breaks_inference(node: onnx.NodeProto) -> bool:
+    """Whether ONNX's shape inference may not be asked about a model with this node.
+
+    On some wrong equations of Einsum it never ends. An axis beyond 32 bits it takes for another
+    one, with which it reads what is not there.
+    """
+    axes = (a for a in node.attribute if a.name in ("axis", "axes"))
+    numbers = (number for attribute in axes for number in (attribute.i, *attribute.ints))
+    return node.op_type == "Einsum" or any(not -(1 << 31) <= n < 1 << 31 for n in numbers)
+
+
 def has_typed_body(node: onnx.NodeProto, version: int) -> bool:
     """Whether the standard defines the operator by a body that depends on input types."""
     try:

@@ -10,7 +10,7 @@ import onnx
 import athanor
 from athanor.errors import AthanorError, CompileError, CompilerDefect
 from athanor.frontends.onnx.model_file import SourceModel
-from athanor.frontends.onnx.operators import walk_nodes
+from athanor.frontends.onnx.operators import breaks_inference, walk_nodes
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def blaming(source: SourceModel) -> Iterator[None]:
 
 def _fault(skeleton: onnx.ModelProto) -> str | None:
     """What ONNX's strict inference says against the model, None where nothing."""
-    if any(node.op_type == "Einsum" for node in walk_nodes(skeleton.graph.node)):
-        return None  # on some wrong equations its inference never ends
+    if any(breaks_inference(node) for node in walk_nodes(skeleton.graph.node)):
+        return None
     try:
         onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:

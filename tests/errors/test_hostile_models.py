@@ -36,6 +36,12 @@ def refused(model, sentence):
     assert len(str(error.value)) < 3000
 
 
+@pytest.mark.parametrize("axis", [1 << 31, -(1 << 31) - 1, (1 << 63) - 1, 1 << 32])
+def test_axis_that_does_not_fit_32_bits(axis):
+    made = node("LayerNormalization", ["x", "w"], ["y"], axis=axis)
+    refused(model_of([made], (("x", [1, 3, 5]), ("w", [2, 3, 5]))), f"axis.*{axis}")
+
+
 def test_cyclic_graph():
     nodes = [node("Add", ["x", "b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]
     refused(model_of(nodes), "topologically sorted")

@@ -25,7 +25,7 @@ from seeds import seeds, suite_seeds
 
 import athanor
 import athanor.compiler.driver  # imported before the first fork: TVM takes its second once
-from athanor.compiler.commands.feeds import make_feeds
+from athanor.compiler.feeds import make_feeds
 
 _FEED_BYTES = 1 << 24  # larger inputs are not made up
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from athanor import RunError
-from athanor.compiler.commands.feeds import index_limits, make_feeds
+from athanor.compiler.feeds import index_limits, make_feeds
 
 
 def info(name, dtype, *shape):
