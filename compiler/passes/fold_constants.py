@@ -38,11 +38,27 @@ def _slice(call: Call, x: np.ndarray) -> np.ndarray:
     return x[tuple(index)]
 
 
+def _over_axes(reduce: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """The fold of a reduction, which is summed in float64."""
+
+    def fold(call: Call, x: np.ndarray) -> np.ndarray:
+        axes = call.attrs.axis
+        axis = None if axes is None else tuple(int(a) for a in axes)
+        kept = bool(call.attrs.keepdims)
+        return np.asarray(reduce(x, axis=axis, dtype=np.float64, keepdims=kept))
+
+    return fold
+
+
 _FOLDS: dict[str, Callable[..., np.ndarray]] = {
     "relax.add": lambda _call, a, b: a + b,
     "relax.concat": lambda call, *parts: np.concatenate(parts, axis=int(call.attrs.axis)),
+    "relax.divide": lambda _call, a, b: a / b,
     "relax.expand_dims": _reshape,
     "relax.flatten": _reshape,
+    "relax.maximum": lambda _call, a, b: np.maximum(a, b),
+    "relax.mean": _over_axes(np.mean),
+    "relax.minimum": lambda _call, a, b: np.minimum(a, b),
     "relax.multiply": lambda _call, a, b: a * b,
     "relax.negative": lambda _call, a: -a,
     "relax.permute_dims": _permute,
@@ -51,7 +67,11 @@ _FOLDS: dict[str, Callable[..., np.ndarray]] = {
     "relax.squeeze": _reshape,
     "relax.strided_slice": _slice,
     "relax.subtract": lambda _call, a, b: a - b,
+    "relax.variance": _over_axes(np.var),
 }
+
+_OF_FLOATS = ("relax.divide", "relax.mean", "relax.variance")
+"""Of integers, NumPy's round otherwise."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldConstants")
@@ -61,8 +81,9 @@ class FoldConstants:
         lv = R.permute_dims(weight)    =>    the transposed constant
 
     NumPy computes, which takes no time next to compiling a kernel for each, as TVM's FoldConstant
-    does. Only operators whose NumPy result is the same bit for bit are listed. Run again after any
-    pass that leaves arithmetic on weights.
+    does. Only operators whose NumPy result is the same bit for bit are listed, and means and
+    variances, in float64, by which weights are standardized. Run again after any pass that leaves arithmetic on
+    weights.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
@@ -79,9 +100,12 @@ class _Rewriter(GraphRewriter):
         tensors = _constants(call) if fold is not None else None
         if fold is None or tensors is None or static_shape(old) is None:
             return None
+        if op_name(call) in _OF_FLOATS and "float" not in str(old.ty.dtype):
+            return None
         called = relax.Call(call.op, call.args, attrs=call.attrs, ty_args=call.ty_args)
         called = self.builder.normalize(called)
-        result = fold(called, *(constant_array(arg) for arg in tensors))
+        with np.errstate(all="ignore"):  # infinities and NaN are results like others
+            result = fold(called, *(constant_array(arg) for arg in tensors))
         if result.shape != static_shape(old):
             return None
         return array_constant(result.astype(str(old.ty.dtype), copy=False))

@@ -109,6 +109,29 @@ def test_a_folded_scalar_stays_a_scalar():
     assert folded.shape == () and folded == 6
 
 
+def test_standardized_weights_are_folded():
+    weight = constant(4, 3, 3, 3)
+
+    def standardized(emit, x):
+        flat = emit(R.reshape(weight, (4, 27)))
+        centered = emit(R.subtract(flat, emit(R.mean(flat, [1], keepdims=True))))
+        spread = emit(R.sqrt(emit(R.variance(flat, [1], keepdims=True))))
+        return emit(R.nn.conv2d(x, emit(R.reshape(emit(R.divide(centered, spread)), (4, 3, 3, 3)))))
+
+    after = drop_dead(FoldConstants()(module(standardized, x=(1, 3, 8, 8))))
+    assert operators(after) == ["relax.nn.conv2d"]
+    flat = constant_array(weight).reshape(4, 27).astype(np.float64)
+    wanted = (flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True)
+    np.testing.assert_allclose(constants(after)[0].reshape(4, 27), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_quotients_by_zero_are_folded_without_a_warning(recwarn):
+    a, b = constant(3), relax.const(np.zeros(3, np.float32))
+    before = module(lambda emit, x: emit(R.add(x, emit(R.divide(a, b)))), x=(3,))
+    (folded,) = constants(drop_dead(FoldConstants()(before)))
+    assert np.isinf(folded).all() and not recwarn.list
+
+
 def test_what_depends_on_an_input_is_not_folded():
     before = module(lambda emit, x: emit(R.permute_dims(x)), x=(3, 4))
     assert tvm_ffi.structural_equal(FoldConstants()(before)["main"], before["main"])
