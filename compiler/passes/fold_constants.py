@@ -82,8 +82,8 @@ class FoldConstants:
 
     NumPy computes, which takes no time next to compiling a kernel for each, as TVM's FoldConstant
     does. Only operators whose NumPy result is the same bit for bit are listed, and means and
-    variances, in float64, by which weights are standardized. Run again after any pass that leaves arithmetic on
-    weights.
+    variances, in float64, by which weights are standardized. Run again after any pass that leaves
+    arithmetic on weights.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
