@@ -23,6 +23,7 @@ from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.pad_channels import PadChannels
 from athanor.compiler.passes.simplify_views import SimplifyViews
+from athanor.compiler.passes.split_bands import SplitBands
 from athanor.compiler.passes.split_phases import SplitPhases
 from athanor.compiler.passes.tile_transposes import TileTransposes
 from athanor.compiler.passes.trim_kernels import TrimKernels
@@ -79,6 +80,7 @@ def _cpu_layouts(
     return [
         SplitPhases(target),
         TrimKernels(),
+        SplitBands(target),
         BlockLayouts(target, winograd, bf16, choices),
         FuseAttention(target),
         PackMatmul(target, bf16, choices),

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import relax, te
 from tvm.ir import Call, Expr
 
+from athanor.compiler.passes.blocked_moves import concat, strided_slice
 from athanor.compiler.passes.convolution_method import (
     DIRECT,
     PLAIN,
@@ -55,16 +56,6 @@ _FEW_PRODUCTS = 32
 _BINARY_FULL = ("divide", "power")
 EVEN = (16, 8, 4, 2)
 """Channels of a reduction block that are multiplied in pairs."""
-
-
-def _float4d(value: Expr) -> bool:
-    ty = value.ty
-    return (
-        isinstance(ty, relax.TensorType)
-        and str(ty.dtype) == "float32"
-        and ty.shape is not None
-        and len(ty.shape.values) == 4
-    )
 
 
 def _pair(values: object) -> tuple[int, int]:
@@ -363,26 +354,8 @@ def _instance_norm(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     return graph.emit_blocked(made, channels, name)
 
 
-def _concat(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
-    parts = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
-    if not any(graph.is_blocked(part) for part in parts) or int(call.attrs.axis) % 4 != 1:
-        return None
-    operands, total = [], 0
-    for part in parts:
-        channels = graph.channels.get(part)
-        if channels is None:
-            shape = static_shape(part) if _float4d(part) else None
-            channels = shape[1] if shape is not None else None
-        if channels is None or total % graph.block:  # only the last may leave its block open
-            return None
-        operands.append(graph.blocked(part, channels))
-        total += channels
-    made = relax.op.concat(operands, axis=1)
-    return graph.emit_blocked(made, total, name)
-
-
 BLOCKED_OPERATORS: dict[str, Rewrite] = {
-    "relax.concat": _concat,
+    "relax.concat": concat,
     "relax.mean": _global_average,
     "relax.nn.adaptive_avg_pool2d": _global_average,
     "relax.nn.avg_pool2d": _pool,
@@ -390,6 +363,7 @@ BLOCKED_OPERATORS: dict[str, Rewrite] = {
     "relax.nn.conv2d_transpose": _transposed_convolution,
     "relax.nn.instance_norm": _instance_norm,
     "relax.nn.max_pool2d": _pool,
+    "relax.strided_slice": strided_slice,
     **{f"relax.{name}": _unary for name in _UNARY},
     **{f"relax.{name}": _unary_full for name in _UNARY_FULL},
     **{f"relax.{name}": _binary for name in _BINARY},

@@ -2,10 +2,15 @@
 
 import pytest
 
+from athanor.compiler.passes import split_bands
+from athanor.compiler.passes.rewrite import calls_of, op_name
+from athanor.compiler.passes.split_bands import Band, SplitBands, bands
 from athanor.compiler.passes.trim_kernels import useful_taps
+from athanor.frontends.onnx.importer import import_model
+from athanor.targets import find_target
 
 from .artifact import compare_node
-from .execute import floats
+from .execute import floats, one_node
 
 CASES = {
     # channel multipliers
@@ -48,3 +53,58 @@ def test_convolution(case):
 )
 def test_useful_taps(sizes, taps, stride, step, pads, wanted):
     assert useful_taps(*sizes, taps, stride, step, list(pads)) == wanted
+
+
+BANDS = {
+    "rows and columns": dict(x=(2, 20, 9, 11), w=(24, 20, 3, 3), pads=[7] * 4, dilations=[7, 7]),
+    "uneven": dict(x=(1, 33, 8, 5), w=(7, 33, 5, 3), pads=[9, 4, 10, 3], dilations=[4, 4]),
+    "strided": dict(
+        x=(1, 16, 9, 13), w=(16, 16, 3, 3), pads=[8, 9] * 2, dilations=[8, 9], strides=[2, 3]
+    ),
+    "groups": dict(x=(1, 32, 6, 9), w=(48, 8, 3, 3), group=4, pads=[5] * 4, dilations=[5, 5]),
+    "an image": dict(x=(1, 3, 9, 9), w=(5, 3, 3, 3), pads=[7] * 4, dilations=[7, 7]),
+    "only padding at an end": dict(
+        x=(1, 16, 4, 9), w=(16, 16, 3, 3), pads=[9] * 4, dilations=[4, 7]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BANDS)
+def test_bands(case, monkeypatch):
+    monkeypatch.setattr(split_bands, "PART_CYCLES", -1e6)  # the more parts, the better
+    monkeypatch.setattr(split_bands, "SAVING", 1)
+    monkeypatch.setenv("ATHANOR_CACHE", "off")
+    options = dict(BANDS[case])
+    inputs = [floats(*options.pop("x")), floats(*options.pop("w"), seed=1)]
+    assert convolutions(inputs, options) > 1
+    compare_node("Conv", inputs, constants=(1,), rtol=1e-4, atol=1e-4, **options)
+
+
+def test_bands_of_an_axis():
+    assert bands(16, 16, 3, 1, 12, 12) == [
+        Band(4, (1, 3), (0, 16)),
+        Band(8, (1, 2), (4, 12)),
+        Band(4, (0, 2), (0, 16)),
+    ]
+    assert bands(9, 5, 3, 2, 8, 8) == [
+        Band(1, (1, 3), (0, 9)),
+        Band(3, (1, 2), (2, 7)),
+        Band(1, (0, 2), (0, 9)),
+    ]
+    assert bands(7, 7, 1, 1, 1, 0) == [Band(7, (0, 1), (0, 7))]
+    assert bands(4, 8, 1, 1, 1, 2) == []  # two results at each end meet padding only
+
+
+@pytest.mark.parametrize(("dilation", "channels", "parts"), [(12, 128, 9), (1, 128, 1), (12, 2, 1)])
+def test_where_bands_pay(dilation, channels, parts):
+    """Large convolutions that mostly meet padding become parts; small ones and usual ones stay."""
+    weights = floats(channels, channels, 3, 3, seed=1)
+    options = dict(pads=[dilation] * 4, dilations=[dilation] * 2)
+    assert convolutions([floats(1, channels, 16, 16), weights], options) == parts
+
+
+def convolutions(inputs, options):
+    """How many convolutions SplitBands makes of one."""
+    model = one_node("Conv", inputs, constants=(1,), **options)
+    mod = SplitBands(find_target("x86-64-v4"))(import_model(model).mod)
+    return sum(op_name(call) == "relax.nn.conv2d" for call in calls_of(mod["main"]))
