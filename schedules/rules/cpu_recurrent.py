@@ -19,15 +19,16 @@ MOST_ROWS = 8
 class CPURecurrent:
     """Every step a product along the packed rows of the recurrence matrix.
 
-        for direction in parallel(...):
+        for direction, chunk of the batch's rows in parallel(...):
             for step:
                 for a panel of gates j:
-                  for up to 8 rows of the batch:           # lanes are gates, sums in registers
+                  for up to 8 rows of the chunk:           # lanes are gates, sums in registers
                     for k: sums[rows, :] += h[rows, k] * r[j / panel, k, :]
                 elementwise blocks, lanes along the hidden units
 
     A step streams the whole matrix (1 MB for 256 hidden units) from the L2 or L3 cache and is
-    bound by that, so all rows of a batch that have registers use what passes by.
+    bound by that, so all rows of a chunk that have registers use what passes by. Which chunks
+    there are is the kernel's: rows don't depend on each other, so each runs all its steps alone.
 
     Matches: a function with the attribute "athanor.op" of lstm, gru or rnn.
     Declines (None): any other function, and panels that are no whole vectors.
@@ -41,7 +42,7 @@ class CPURecurrent:
         # Steps depend on each other through h, which the scheduler takes for a race.
         sch = blocks.open_schedule(func, enable_check=False)
         steps = sch.get_child_blocks(sch.get_sblock("root"))
-        products = [b for b in steps if blocks.iterator_kinds(sch, b).endswith("R")]
+        products = [b for b in steps if "R" in blocks.iterator_kinds(sch, b)]
         panel = _panel(sch, products)
         if panel is None or panel % target.lanes(32):
             return None
@@ -50,9 +51,10 @@ class CPURecurrent:
                 _vectorize(sch, sch.get_loops(block)[-1], 2 * target.lanes(32))
         for block in products:
             _multiply(sch, block, panel, target)
-        direction = sch.get_loops(products[0])[0]
-        if blocks.constant(sch.get(direction).extent) != 1:
-            sch.parallel(direction)
+        direction, chunk, *_ = sch.get_loops(products[0])
+        task = sch.fuse(direction, chunk)
+        if blocks.constant(sch.get(task).extent) != 1:
+            sch.parallel(task)
         return sch
 
 

@@ -64,6 +64,16 @@ def test_units_and_rows_that_fill_no_tile(op, batch, hidden):
     compare(op, "bidirectional", batch=batch, hidden=hidden)
 
 
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize(
+    "batch, direction, lengths", [(8, "forward", None), (13, "reverse", [3, 1, 5])]
+)
+def test_rows_that_run_side_by_side(op, batch, direction, lengths):
+    lengths = None if lengths is None else [lengths[row % 3] for row in range(batch)]
+    more = {"peephole": True} if op == "LSTM" else {}
+    compare(op, direction, lengths, batch=batch, hidden=100, clip=0.8, **more)
+
+
 def test_peepholes_and_coupled_gates():
     compare("LSTM", peephole=True)
     compare("LSTM", "bidirectional", input_forget=1)

@@ -2,18 +2,19 @@ import numpy as np
 import pytest
 from tvm import tirx, topi
 
-from athanor.frontends.onnx.ops.recurrent_cell import Cell, rows_of_tile
+from athanor.frontends.onnx.ops.recurrent_cell import Cell, rows_of_tile, worth_splitting
 from athanor.frontends.onnx.ops.recurrent_kernel import gru_kernel, lstm_kernel
 from athanor.schedules.rules.cpu_recurrent import CPURecurrent
 
 from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
 
 
-def cell(hidden, *activations, reverse=(False,), batch=1, together=4):
+def cell(hidden, *activations, reverse=(False,), batch=1, together=4, split=False):
     """`activations` of each direction in turn."""
     count = max(len(activations) // len(reverse), 1)
     each = tuple(activations[i : i + count] for i in range(0, len(activations), count))
-    more = {"tile_rows": rows_of_tile(batch), "gates_together": together}
+    rows = rows_of_tile(batch, len(reverse) if split else None)
+    more = {"tile_rows": rows, "gates_together": together, "split": split}
     return Cell(hidden, reverse, "float32", each, lambda v: v, False, False, False, **more)
 
 
@@ -69,6 +70,28 @@ def test_lstm(steps, batch, hidden):
     h0, c0 = random(1, batch, hidden), random(1, batch, hidden) * 2
     y, h, c = run_lstm(x[:, :, 0], r[0], h0[0], c0[0])
     check_lstm(kind, x, r, h0, c0, [y[:, None], h[None], c[None]])
+
+
+@pytest.mark.parametrize("batch, chunks", [(2, 1), (8, 2), (13, 2), (24, 4), (32, 4)])
+def test_chunks_of_rows_run_side_by_side(batch, chunks):
+    steps, hidden = 3, 40
+    kind = cell(hidden, tirx.sigmoid, tirx.tanh, tirx.tanh, batch=batch, split=True)
+    assert kind.chunks(batch) == chunks
+    x, r = random(steps, batch, 1, 4 * hidden), random(1, 4 * hidden, hidden) / 8
+    h0, c0 = random(1, batch, hidden), random(1, batch, hidden) * 2
+    y, h, c = run_lstm(x[:, :, 0], r[0], h0[0], c0[0])
+    mod = check_lstm(kind, x, r, h0, c0, [y[:, None], h[None], c[None]])
+    assert loops(mod, "parallel") == (chunks > 1)
+
+
+def test_little_work_and_large_matrices_are_not_split():
+    assert worth_splitting(640, 4 * 200**2, 4) and worth_splitting(80, 4 * 768**2, 4)
+    assert not worth_splitting(80, 4 * 16**2, 4) and not worth_splitting(80, 4 * 1024**2, 4)
+
+
+@pytest.mark.parametrize("batch, directions, rows", [(8, 1, 4), (8, 2, 8), (8, None, 8), (6, 1, 3)])
+def test_one_core_loses_nothing_by_smaller_tiles(batch, directions, rows):
+    assert rows_of_tile(batch, directions) == rows
 
 
 @pytest.mark.parametrize("same", [True, False])

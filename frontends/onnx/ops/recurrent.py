@@ -17,7 +17,7 @@ from tvm import relax, tirx
 from athanor.frontends.onnx.known import constant, is_symbolic, product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.recurrent_activation import Activation, activation_of
-from athanor.frontends.onnx.ops.recurrent_cell import Cell, rows_of_tile
+from athanor.frontends.onnx.ops.recurrent_cell import Cell, rows_of_tile, worth_splitting
 from athanor.frontends.onnx.ops.recurrent_kernel import gru_kernel, lstm_kernel, rnn_kernel
 from athanor.frontends.onnx.tensors import cast, dtype_of, filled, np_dtype, reshape, shape_of
 
@@ -54,8 +54,10 @@ def recurrent(node: Node, inputs: Inputs, builder: Builder) -> tuple[relax.Expr,
     for position, operand in ((1, "W"), (2, "R")):
         if shape_of(inputs[position])[0] != count:
             raise node.error(f"{operand} {shape_of(inputs[position])} for {count} directions")
-    lengths, batch = node.has_input(4, inputs), shape_of(x)[1]
-    cell = _cell(node, directions, hidden_size, batch, dtype_of(x), lengths)
+    steps, batch, _ = shape_of(x)
+    cell = _cell(
+        node, directions, hidden_size, steps, batch, dtype_of(x), node.has_input(4, inputs)
+    )
     results = _run(node, cell, x, inputs, builder)
     if layout:
         results[0] = builder.emit(R.permute_dims(results[0], [2, 0, 1, 3]))
@@ -90,7 +92,13 @@ def _zeros(dims: list[Any], dtype: str, builder: Builder) -> relax.Expr:
 
 
 def _cell(
-    node: Node, directions: list[bool], hidden_size: int, batch: Any, dtype: str, lengths: bool
+    node: Node,
+    directions: list[bool],
+    hidden_size: int,
+    steps: Any,
+    batch: Any,
+    dtype: str,
+    lengths: bool,
 ) -> Cell:
     """The configuration of the kernel."""
     per_direction = len(_ACTIVATIONS[node.op])
@@ -111,6 +119,9 @@ def _cell(
         bound = tirx.const(clip, dtype)
         return tirx.max(tirx.min(value, bound), -bound)
 
+    # of a number of steps that only the run tells, one is certain
+    rows = batch * (1 if is_symbolic(steps) else steps) if isinstance(batch, int) else 0
+    split = worth_splitting(rows, _GATES[node.op] * hidden_size**2, np_dtype(dtype).itemsize)
     return Cell(
         hidden_size=hidden_size,
         reverse=tuple(directions),
@@ -123,7 +134,8 @@ def _cell(
         coupled=bool(node.int("input_forget", 0)),
         reset_after=bool(node.int("linear_before_reset", 0)),
         lengths=lengths,
-        tile_rows=rows_of_tile(batch),
+        tile_rows=rows_of_tile(batch, len(directions) if split else None),
+        split=split,
         # the candidate of a GRU has a product of its own
         gates_together=1 if node.op == "GRU" else _GATES[node.op],
     )

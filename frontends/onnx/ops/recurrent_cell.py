@@ -20,6 +20,15 @@ FEWEST_SUMS = 6
 MOST_ROWS = 8
 """Rows of the batch in a tile: each vector of gates is used as often, which is more than the time
 of its way from an L2 or L3 cache."""
+FEWEST_ROWS = 3
+"""Rows that take as long as one: a vector of gates comes no faster."""
+CORES = 2
+"""For which the rows of a tile are chosen."""
+SPLIT_MACS = 1 << 18
+"""Multiply-adds below which one core is done before a second one has started."""
+SPLIT_BYTES = 10 << 20
+"""Of a recurrence matrix; more of them leave an L3 cache, so that one core that runs all steps of
+tile after tile would wait for memory (3 to 9% for 1024 units)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Cell:
     """Rows of a batch that are multiplied together."""
     gates_together: int = 1
     """Gates of one product, which panels need not stop between."""
+    split: bool = False
+    """Whether tiles of rows run side by side."""
 
     @property
     def directions(self) -> int:
@@ -104,6 +115,10 @@ class Cell:
         """Rows of products for a batch: whole tiles, the last row again where it has less."""
         return -(-batch // self.tile_rows) * self.tile_rows if self.tile_rows > 1 else batch
 
+    def chunks(self, batch: Any) -> int:
+        """Into how many of whole tiles a batch's rows are cut, each to run all steps by itself."""
+        return self.rows(batch) // self.tile_rows if self.split else 1
+
     def within(self, batch: Any) -> Callable[[Any], Any]:
         """The row of the batch that a row of a product reads."""
         last = batch - 1
@@ -111,19 +126,28 @@ class Cell:
         return lambda row: row if exact else tirx.Select(row < batch, row, last)
 
 
-def rows_of_tile(batch: Any) -> int:
-    """How many rows of a batch are best multiplied together; one where only the run tells."""
+def worth_splitting(rows: int, weights: int, width: int) -> bool:
+    """Whether tiles run side by side: `rows` of all steps, `weights` of `width` bytes each."""
+    return rows * weights >= SPLIT_MACS and weights * width <= SPLIT_BYTES
+
+
+def rows_of_tile(batch: Any, directions: int | None = None) -> int:
+    """How many rows of a batch are best multiplied together; one where only the run tells.
+
+    What takes one core least time; of those, where the tiles of all `directions` run side by
+    side, what takes `CORES` least. None where the tiles of a direction run one after another.
+    """
     if not isinstance(batch, int):
         return 1
-    return min(
-        range(1, min(max(batch, 1), MOST_ROWS) + 1),
-        key=lambda rows: (_tile_time(batch, rows), -rows),
-    )
 
+    def cycles(rows: int) -> tuple[int, int, int]:
+        tiles = -(-batch // rows)
+        # a tile of few rows waits for its gates, at 3 multiply-adds for each vector of them
+        tile = max(rows, FEWEST_ROWS)
+        busiest = -(-tiles * directions // CORES) * tile if directions else 0
+        return tiles * tile, busiest, -rows
 
-def _tile_time(batch: int, rows: int) -> float:
-    # a tile of few rows waits for its gates, at 3 multiply-adds for each vector of them
-    return -(-batch // rows) * max(rows, 3)
+    return min(range(1, min(max(batch, 1), MOST_ROWS) + 1), key=cycles)
 
 
 def position_of(cell: Cell, steps: Any) -> Callable[[Any, Any, Any], Any]:

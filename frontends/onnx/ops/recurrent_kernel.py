@@ -1,10 +1,11 @@
 """The time loops of LSTM, GRU and RNN as TensorIR.
 
-For each direction, every step is a matrix product block `<op>_recurrent_matmul` and elementwise
-blocks, over `Cell.units` hidden units; R is packed (`Cell.packed_shape`); the function carries the
-attribute "athanor.op", by which a schedule rule can recognise it. Unscheduled it is correct
-already. With sequence lengths a finished row keeps its state and writes zeros to Y, and the
-reverse direction starts at each row's own last step.
+For each direction and each chunk of the batch's rows, which run side by side, every step is a
+matrix product block `<op>_recurrent_matmul` and elementwise blocks, over `Cell.units` hidden
+units; R is packed (`Cell.packed_shape`); the function carries the attribute "athanor.op", by
+which a schedule rule can recognise it. Unscheduled it is correct already. With sequence lengths a
+finished row keeps its state and writes zeros to Y, and the reverse direction starts at each row's
+own last step.
 """
 
 # The buffer types below are values of the enclosing function, which the TVMScript parser looks
@@ -30,6 +31,8 @@ def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
     position, select = position_of(cell, steps), select_of(cell)
     known = batch if cell.lengths else 1
     rows, within = cell.rows(batch), cell.within(batch)
+    chunks = cell.chunks(batch)
+    own = rows // chunks
     coupled = cell.coupled
 
     def forget(i: Any, gate: Any) -> Any:
@@ -52,29 +55,36 @@ def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
         C = T.sblock_alloc_buffer((count, batch, units), dtype)
         G = T.sblock_alloc_buffer((count, rows, 4 * units), dtype)
         D = T.sblock_alloc_buffer((count, batch, units), dtype)
-        for d in range(count):
-            for b, j in T.grid(batch, units):
+        for d, c in T.grid(count, chunks):
+            for b, j in T.grid(own, units):
                 with T.sblock("lstm_initial_hidden"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     H[vd, vb, vj] = T.if_then_else(vj < size, H0[vd, vb, vj], T.cast(0, dtype))
-            for b, j in T.grid(batch, units):
+            for b, j in T.grid(own, units):
                 with T.sblock("lstm_initial_cell"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     C[vd, vb, vj] = T.if_then_else(vj < size, C0[vd, vb, vj], T.cast(0, dtype))
             for t in T.serial(steps):
-                for b, j, k in T.grid(rows, 4 * units, size):
+                for b, j, k in T.grid(own, 4 * units, size):
                     with T.sblock("lstm_recurrent_matmul"):
-                        vd, vb, vj, vk = T.axis.remap("SSSR", [d, b, j, k])
+                        vd, vj, vk = T.axis.remap("SSR", [d, j, k])
+                        vb = T.axis.spatial(rows, c * own + b)
                         with T.init():
                             G[vd, vb, vj] = T.cast(0, dtype)
                         G[vd, vb, vj] = (
                             G[vd, vb, vj]
                             + H[vd, within(vb), vk] * R[vd, vj // panel, vk, vj % panel]
                         )
-                for b, j in T.grid(batch, units):
+                for b, j in T.grid(own, units):
                     with T.sblock("lstm_gates"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         D[vd, vb, vj] = select(
                             vt,
                             L[vb],
@@ -114,14 +124,18 @@ def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                             ),
                             C[vd, vb, vj],
                         )
-                for b, j in T.grid(batch, units):
+                for b, j in T.grid(own, units):
                     with T.sblock("lstm_cell"):
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         C[vd, vb, vj] = D[vd, vb, vj]
-                for b, j in T.grid(batch, units):
+                for b, j in T.grid(own, units):
                     with T.sblock("lstm_hidden"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         H[vd, vb, vj] = select(
                             vt,
                             L[vb],
@@ -136,20 +150,26 @@ def lstm_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                             * h(vd, C[vd, vb, vj]),
                             H[vd, vb, vj],
                         )
-                for b, j in T.grid(batch, size):
+                for b, j in T.grid(own, size):
                     with T.sblock("lstm_output"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         Y[position(vd, vt, L[vb]), vd, vb, vj] = select(
                             vt, L[vb], H[vd, vb, vj], T.cast(0, dtype)
                         )
-            for b, j in T.grid(batch, size):
+            for b, j in T.grid(own, size):
                 with T.sblock("lstm_last_hidden"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     HN[vd, vb, vj] = H[vd, vb, vj]
-            for b, j in T.grid(batch, size):
+            for b, j in T.grid(own, size):
                 with T.sblock("lstm_last_cell"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     CN[vd, vb, vj] = C[vd, vb, vj]
 
     return lstm
@@ -168,6 +188,8 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
     position, select = position_of(cell, steps), select_of(cell)
     known = batch if cell.lengths else 1
     rows, within = cell.rows(batch), cell.within(batch)
+    chunks = cell.chunks(batch)
+    own = rows // chunks
     after = cell.reset_after
     zero, one = tirx.const(0, dtype), tirx.const(1, dtype)
 
@@ -196,25 +218,30 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
         Z = T.sblock_alloc_buffer((count, batch, 2 * units), dtype)
         M = T.sblock_alloc_buffer((count, batch, units), dtype)
         Q = T.sblock_alloc_buffer((count, rows, units), dtype)
-        for d in range(count):
-            for b, j in T.grid(batch, units):
+        for d, c in T.grid(count, chunks):
+            for b, j in T.grid(own, units):
                 with T.sblock("gru_initial_hidden"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     H[vd, vb, vj] = T.if_then_else(vj < size, H0[vd, vb, vj], T.cast(0, dtype))
             for t in T.serial(steps):
-                for b, j, k in T.grid(rows, 2 * units, size):
+                for b, j, k in T.grid(own, 2 * units, size):
                     with T.sblock("gru_recurrent_matmul"):
-                        vd, vb, vj, vk = T.axis.remap("SSSR", [d, b, j, k])
+                        vd, vj, vk = T.axis.remap("SSR", [d, j, k])
+                        vb = T.axis.spatial(rows, c * own + b)
                         with T.init():
                             G[vd, vb, vj] = T.cast(0, dtype)
                         G[vd, vb, vj] = (
                             G[vd, vb, vj]
                             + H[vd, within(vb), vk] * R[vd, vj // panel, vk, vj % panel]
                         )
-                for b, j in T.grid(batch, 2 * units):
+                for b, j in T.grid(own, 2 * units):
                     with T.sblock("gru_gates"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         Z[vd, vb, vj] = f(
                             vd,
                             clip(
@@ -223,13 +250,16 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                                 + bias(Rb[vd, vj])
                             ),
                         )
-                for b, j in T.grid(batch, units):
+                for b, j in T.grid(own, units):
                     with T.sblock("gru_operand"):
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         M[vd, vb, vj] = operand(H[vd, vb, vj], Z[vd, vb, vj + units])
-                for b, j, k in T.grid(rows, units, size):
+                for b, j, k in T.grid(own, units, size):
                     with T.sblock("gru_candidate_matmul"):
-                        vd, vb, vj, vk = T.axis.remap("SSSR", [d, b, j, k])
+                        vd, vj, vk = T.axis.remap("SSR", [d, j, k])
+                        vb = T.axis.spatial(rows, c * own + b)
                         with T.init():
                             Q[vd, vb, vj] = T.cast(0, dtype)
                         Q[vd, vb, vj] = (
@@ -237,10 +267,12 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                             + M[vd, within(vb), vk]
                             * R[vd, (vj + 2 * units) // panel, vk, vj % panel]
                         )
-                for b, j in T.grid(batch, units):
+                for b, j in T.grid(own, units):
                     with T.sblock("gru_hidden"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         H[vd, vb, vj] = select(
                             vt,
                             L[vb],
@@ -257,16 +289,20 @@ def gru_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
                             + Z[vd, vb, vj] * H[vd, vb, vj],
                             H[vd, vb, vj],
                         )
-                for b, j in T.grid(batch, size):
+                for b, j in T.grid(own, size):
                     with T.sblock("gru_output"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         Y[position(vd, vt, L[vb]), vd, vb, vj] = select(
                             vt, L[vb], H[vd, vb, vj], T.cast(0, dtype)
                         )
-            for b, j in T.grid(batch, size):
+            for b, j in T.grid(own, size):
                 with T.sblock("gru_last_hidden"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     HN[vd, vb, vj] = H[vd, vb, vj]
 
     return gru
@@ -280,6 +316,8 @@ def rnn_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
     position, select = position_of(cell, steps), select_of(cell)
     known = batch if cell.lengths else 1
     rows, within = cell.rows(batch), cell.within(batch)
+    chunks = cell.chunks(batch)
+    own = rows // chunks
 
     @T.prim_func(private=True, s_tir=True)
     def rnn(
@@ -293,41 +331,50 @@ def rnn_kernel(cell: Cell, steps: Any, batch: Any) -> tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True, "athanor.op": "rnn"})
         H = T.sblock_alloc_buffer((count, batch, units), dtype)
         G = T.sblock_alloc_buffer((count, rows, units), dtype)
-        for d in range(count):
-            for b, j in T.grid(batch, units):
+        for d, c in T.grid(count, chunks):
+            for b, j in T.grid(own, units):
                 with T.sblock("rnn_initial_hidden"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     H[vd, vb, vj] = T.if_then_else(vj < size, H0[vd, vb, vj], T.cast(0, dtype))
             for t in T.serial(steps):
-                for b, j, k in T.grid(rows, units, size):
+                for b, j, k in T.grid(own, units, size):
                     with T.sblock("rnn_recurrent_matmul"):
-                        vd, vb, vj, vk = T.axis.remap("SSSR", [d, b, j, k])
+                        vd, vj, vk = T.axis.remap("SSR", [d, j, k])
+                        vb = T.axis.spatial(rows, c * own + b)
                         with T.init():
                             G[vd, vb, vj] = T.cast(0, dtype)
                         G[vd, vb, vj] = (
                             G[vd, vb, vj]
                             + H[vd, within(vb), vk] * R[vd, vj // panel, vk, vj % panel]
                         )
-                for b, j in T.grid(batch, units):
+                for b, j in T.grid(own, units):
                     with T.sblock("rnn_hidden"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         H[vd, vb, vj] = select(
                             vt,
                             L[vb],
                             f(vd, clip(G[vd, vb, vj] + X[position(vd, vt, L[vb]), vb, vd, vj])),
                             H[vd, vb, vj],
                         )
-                for b, j in T.grid(batch, size):
+                for b, j in T.grid(own, size):
                     with T.sblock("rnn_output"):
                         vt = T.axis.opaque(steps, t)
-                        vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                        vd, vj = T.axis.remap("SS", [d, j])
+                        vb = T.axis.spatial(batch, c * own + b)
+                        T.where(c * own + b < batch)
                         Y[position(vd, vt, L[vb]), vd, vb, vj] = select(
                             vt, L[vb], H[vd, vb, vj], T.cast(0, dtype)
                         )
-            for b, j in T.grid(batch, size):
+            for b, j in T.grid(own, size):
                 with T.sblock("rnn_last_hidden"):
-                    vd, vb, vj = T.axis.remap("SSS", [d, b, j])
+                    vd, vj = T.axis.remap("SS", [d, j])
+                    vb = T.axis.spatial(batch, c * own + b)
+                    T.where(c * own + b < batch)
                     HN[vd, vb, vj] = H[vd, vb, vj]
 
     return rnn
