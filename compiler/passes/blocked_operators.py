@@ -11,6 +11,7 @@ from tvm import relax, te
 from tvm.ir import Call, Expr
 
 from athanor.compiler.passes.blocked_moves import concat, strided_slice
+from athanor.compiler.passes.blocked_transposed import transposed_convolution
 from athanor.compiler.passes.convolution_method import (
     DIRECT,
     PLAIN,
@@ -19,7 +20,7 @@ from athanor.compiler.passes.convolution_method import (
     winograd_convolution,
 )
 from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
-from athanor.schedules.compute import conv2d, conv2d_transpose, layer_norm, pool2d, window
+from athanor.schedules.compute import conv2d, layer_norm, pool2d, window
 from athanor.schedules.plain_tile import (
     WINDOW_UNROLLED,
     blocked_cycles,
@@ -211,44 +212,6 @@ def _in_pairs(
     return graph.call(compute, graph.narrow(source), relax.const(words), hint="conv2d")
 
 
-def _transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
-    data, weight = call.args
-    weights, attrs = graph.constant(weight), call.attrs
-    if weights is None or str(weight.ty.dtype) != "float32" or weights.ndim != 4:
-        return None
-    if attrs.data_layout != "NCHW" or attrs.kernel_layout != "IOHW":
-        return None
-    in_channels, out_channels, *kernel = weights.shape
-    strides = _pair(attrs.strides)
-    plan = conv2d_transpose.plan_conv2d_transpose(
-        in_channels,
-        out_channels,
-        (kernel[0], kernel[1]),
-        strides,
-        _pair(attrs.dilation),
-        int(attrs.groups),
-        graph.block,
-    )
-    if plan is None:
-        return None
-    source = graph.input_in_blocks(data, in_channels, plan.in_block)
-    packed = conv2d_transpose.pack_conv2d_transpose_weight(weights, plan, strides)
-
-    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
-        return conv2d_transpose.conv2d_transpose_blocked(
-            x,
-            w,
-            plan=plan,
-            kernel=(kernel[0], kernel[1]),
-            strides=strides,
-            padding=_padding(attrs.padding),
-            output_padding=_pair(attrs.output_padding),
-        )
-
-    made = graph.call(compute, source, relax.const(packed, "float32"), hint="conv2d_transpose")
-    return graph.emit_blocked(made, out_channels, name)
-
-
 def _unary(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     value = call.args[0]
     if not graph.is_blocked(value):
@@ -360,7 +323,7 @@ BLOCKED_OPERATORS: dict[str, Rewrite] = {
     "relax.nn.adaptive_avg_pool2d": _global_average,
     "relax.nn.avg_pool2d": _pool,
     "relax.nn.conv2d": _convolution,
-    "relax.nn.conv2d_transpose": _transposed_convolution,
+    "relax.nn.conv2d_transpose": transposed_convolution,
     "relax.nn.instance_norm": _instance_norm,
     "relax.nn.max_pool2d": _pool,
     "relax.strided_slice": strided_slice,

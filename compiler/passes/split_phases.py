@@ -27,8 +27,11 @@ class SplitPhases:
     Result rows i * stride + phase read the same input rows for one phase, with every stride-th tap
     of the kernel: a stride-1 convolution with ceil(K / stride) taps. Any number of groups. The
     blocked form of `compute.conv2d_transpose`, which rounds each phase's channels up to whole
-    blocks and interleaves where the sums lie, stays where that rounding costs less than
-    interleaving in a step of its own. So do other than constant weights, and dilation.
+    blocks, stays where that costs less: it interleaves where the sums lie, or gives each phase no
+    more taps than it has. So do other than constant weights, and dilation.
+
+    Phases of fewer taps than others meet zeros here, which make an infinite input NaN in results
+    next to those that it reaches.
 
     Before BlockLayouts, which lays the convolution out. Keeps results but for the order of sums.
     """
@@ -93,17 +96,20 @@ class _Rewriter(GraphRewriter):
 
     def saves(self, result: relax.Var, shape: tuple[int, ...], strides: Pair) -> bool:
         """Whether whole blocks of channels for each phase cost more than interleaving."""
-        if result not in self.read_blocked:
-            return True  # else its blocks would be taken apart instead
         inputs, channels, *kernel = shape
         block, phases = self.target.channel_block, strides[0] * strides[1]
-        apart, together = (
-            -(-count // block) * block * times / phases
-            for count, times in ((channels, phases), (channels * phases, 1))
-        )
         taps = phase_taps((kernel[0], kernel[1]), strides)
+        apart, together = (
+            -(-count // block) * block * products / phases
+            for count, products in (
+                (channels, kernel[0] * kernel[1]),
+                (channels * phases, taps[0] * taps[1]),
+            )
+        )
         rate = self.target.lanes(32) * self.target.fma_pipes
-        return (apart - together) * taps[0] * taps[1] * inputs / rate > channels * MOVE_CYCLES
+        # A result that is wanted in NCHW is moved either way.
+        moved = channels * MOVE_CYCLES if result in self.read_blocked else 0.0
+        return (apart - together) * inputs / rate >= moved
 
 
 def _pair(values: object) -> Pair:

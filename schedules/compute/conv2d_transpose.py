@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from tvm import te, tirx
 
@@ -98,6 +102,62 @@ def conv2d_transpose_blocked(
 
     shape = (batch, out_blocks, *out_size, weight.shape[-1])
     return te.compute(shape, element, name="conv2d_transpose")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The convolution of one phase alone: rows and columns, in that order."""
+
+    weights: np.ndarray
+    """(O, I, taps...), OIHW; of no taps where the stride is longer than the kernel."""
+    pads: Padding
+    skipped: Pair
+    """Rows and columns of the phase before those that the result has."""
+
+
+def phases_apart(
+    weight: np.ndarray, strides: Pair, padding: Padding, output_padding: Pair
+) -> list[Phase]:
+    """The phases of weight IOHW, row by row, each with its own taps and no others."""
+    found = []
+    for offset in itertools.product(range(strides[0]), range(strides[1])):
+        taps = weight[:, :, offset[0] :: strides[0], offset[1] :: strides[1]]
+        skipped, ends = [], []
+        for i in (0, 1):
+            skipped.append(max(0, -((offset[i] - padding[i]) // strides[i])))
+            reach = weight.shape[i + 2] - 1 - padding[i + 2] + output_padding[i] - offset[i]
+            ends.append(reach // strides[i])
+        top, left = (taps.shape[i + 2] - 1 - skipped[i] for i in (0, 1))
+        turned = taps[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+        found.append(Phase(turned, (top, left, ends[0], ends[1]), (skipped[0], skipped[1])))
+    return found
+
+
+def interleave_blocked(
+    parts: Sequence[te.Tensor],
+    phases: Sequence[Phase],
+    strides: Pair,
+    cut: Pair,
+    size: list[tirx.Expr],
+) -> te.Tensor:
+    """The results of `phases_apart`, (N, O / b, H, W, b) each -> (N, O / b, *size, b).
+
+    parts: of the phases that have taps; cut: rows and columns left out at the beginning.
+    """
+    batch, blocks, _, _, block = parts[0].shape
+
+    def element(n: tirx.Expr, o: tirx.Expr, h: tirx.Expr, w: tirx.Expr, i: tirx.Expr) -> tirx.Expr:
+        row, column = h + cut[0], w + cut[1]
+        number = row % strides[0] * strides[1] + column % strides[1]
+        value, left = tirx.const(0.0, parts[0].dtype), list(parts)
+        for place, phase in enumerate(phases):
+            if not phase.weights.size:
+                continue
+            pixel = (row // strides[0] - phase.skipped[0], column // strides[1] - phase.skipped[1])
+            value = tirx.if_then_else(number == place, left.pop(0)(n, o, *pixel, i), value)
+        return value
+
+    return te.compute((batch, blocks, *size, block), element, name="interleave")
 
 
 def interleave(

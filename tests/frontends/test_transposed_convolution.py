@@ -22,6 +22,14 @@ CASES = {
     "depthwise": dict(x=(1, 6, 4, 5), w=(6, 1, 4, 4), group=6, strides=[2, 2], pads=[1, 1, 1, 1]),
     "full blocks": dict(x=(1, 16, 4, 5), w=(16, 32, 2, 2), strides=[2, 2], pads=[0, 1, 1, 0]),
     "dilated": dict(x=(1, 4, 4, 5), w=(4, 3, 3, 3), dilations=[2, 2]),
+    "uneven phases": dict(
+        x=(1, 20, 4, 5), w=(20, 16, 3, 5), strides=[2, 3], pads=[1, 2, 0, 1], output_padding=[1, 2]
+    ),
+    "uneven phases, plain input": dict(x=(2, 3, 5, 4), w=(3, 32, 3, 3), strides=[2, 2]),
+    "phases without taps": dict(
+        x=(1, 16, 4, 3), w=(16, 16, 2, 1), strides=[3, 2], pads=[1, 0, 0, 0]
+    ),
+    "one pixel, uneven": dict(x=(1, 16, 1, 1), w=(16, 16, 5, 3), strides=[2, 2], pads=[2, 1, 2, 1]),
     "one pixel": dict(x=(1, 20, 1, 1), w=(20, 7, 4, 4), strides=[2, 2]),
 }
 
@@ -37,12 +45,22 @@ def test_transposed_convolution(case):
     compare_node("ConvTranspose", inputs, constants=(1,), rtol=1e-4, atol=1e-5, **options)
 
 
-@pytest.mark.parametrize("case", ["few channels", "stride 1", "groups"])
+@pytest.mark.parametrize("case", ["few channels", "stride 1", "groups", "uneven phases"])
 def test_symbolic_sizes(case):
     inputs, options = prepared(case)
     shapes = {0: ["batch", inputs[0].shape[1], "height", "width"]}
     options |= dict(constants=(1,), shapes=shapes, rtol=1e-4, atol=1e-5)
     compare_node("ConvTranspose", inputs, **options)
+
+
+def test_an_infinity_stays_where_it_reaches():
+    """Results that a kernel's taps do not connect with an infinite input are finite."""
+    inputs, options = prepared("uneven phases")
+    inputs[0][0, 3, 2, 2] = np.inf
+    (result,) = compare_node(
+        "ConvTranspose", inputs, constants=(1,), rtol=1e-4, atol=1e-4, **options
+    )
+    assert np.isinf(result).any() and not np.isnan(result).any()
 
 
 @pytest.mark.parametrize("channels", [5, 16])
