@@ -30,13 +30,14 @@ class SelectLanes:
             y[lane] = T.Select(x + lane < n, data[x + lane], 0)
 
     Nothing reads where the condition doesn't hold: `MaskLoads` sees to it right after vectorizing.
+    Loops with branches stay, for VectorizeLoop makes loops over lanes of them, without vectors.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """See the class."""
 
         def lanes(loop: tirx.For) -> tirx.For:
-            if loop.kind != tirx.ForKind.VECTORIZED:
+            if loop.kind != tirx.ForKind.VECTORIZED or _has_branches(loop.body):
                 return loop
             body = tvm_ffi.structural_map(
                 loop.body, (ir.Call, lambda call: _selection(call, loop.loop_var)), order="post"
@@ -113,6 +114,12 @@ def _factor(index: tirx.Expr, lane: tirx.Var) -> tuple[int, tirx.Expr]:
     if not terms or not isinstance(terms[0], tirx.IntImm):
         return 0, index
     return int(terms[0]), terms[1]
+
+
+def _has_branches(body: tirx.Stmt) -> bool:
+    found: list[tirx.IfThenElse] = []
+    tvm_ffi.structural_walk(body, (tirx.IfThenElse, found.append))
+    return bool(found)
 
 
 def _masked(select: tirx.Select) -> tirx.Expr:

@@ -62,7 +62,10 @@ class GraphChoices:
 
     def __init__(self, model: ModelTasks) -> None:
         self.model = model
-        self.known = {key: int(record["value"]) for key, record in _recorded(model).items()}
+        self._before = {key: int(record["value"]) for key, record in _recorded(model).items()}
+        self.known = dict(self._before)
+        self.found: set[str] = set()
+        """Operators for which this job recorded another choice than there was."""
         self.base = model.variant({})
         """What the compiler's own models choose."""
         self.usual = self.base
@@ -84,12 +87,6 @@ class GraphChoices:
     def value(self, key: str) -> int:
         """The present choice for an operator."""
         return self.known.get(key, self.usual.points[key].preferred)
-
-    @property
-    def is_usual(self) -> bool:
-        """Whether every choice is the compiler's own."""
-        points = self.base.points
-        return all(value == points[key].preferred for key, value in self.values().items())
 
     def plan(self, most_secs: float = math.inf) -> None:
         """Plan the alternatives of every operator, as many as there is time for.
@@ -205,6 +202,8 @@ class GraphChoices:
     def _choose(self, key: str, value: int, heuristic_secs: float, best_secs: float) -> None:
         choice = self.planned[key]
         self._record(key, value, heuristic_secs, best_secs)
+        if value != self._before.get(key, choice.preferred):
+            self.found.add(key)
         self.known[key] = value
         self._made[key] = (choice.options[value][0], self._places[key])
         self.reports = [report for report in self.reports if report.key != key]
@@ -242,19 +241,20 @@ class GraphChoices:
         )
 
     def withdraw(self) -> None:
-        """Record that what the compiler prefers is fastest, wherever something else seemed so."""
-        for record in _recorded(self.model).values():
-            key = record["key"]
-            point = self.base.points.get(key)
-            if point is not None and record["value"] != point.preferred:
+        """Take back what this job chose for what was chosen before it, or the compiler's choice."""
+        for key, record in _recorded(self.model).items():
+            if key in self.found:
+                value = self._before.get(key, self.planned[key].preferred)
                 usual = record["heuristic_seconds"]
-                self._record(key, point.preferred, usual, usual)
-                self.known[key] = point.preferred
+                self._record(key, value, usual, usual)
+                self.known[key] = value
         self.reports = [
-            replace(report, value=report.preferred, best_secs=report.heuristic_secs)
+            replace(report, value=self.known[report.key], best_secs=report.heuristic_secs)
+            if report.key in self.found
+            else report
             for report in self.reports
         ]
-        self._made = {}
+        self.found, self._made = set(), {}
 
     def _in_turn(
         self, options: dict[int, Kernels], measurer: Measurer, tuned: bool

@@ -6,8 +6,11 @@ in a model, whose caches and threads are in another state.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from athanor.compiler.driver import build_artifact
 from athanor.compiler.feeds import make_feeds
@@ -18,14 +21,15 @@ from athanor.targets import TargetSpec
 from athanor.tuning.apply import TunedKernels
 from athanor.tuning.faster import is_faster
 
+LOCK = "/tmp/athanor-measure.lock"
 LEAST_GAIN = 0.985
 """Time against the untuned model's up to which the tuned one counts as faster."""
 TURNS = 15
 TURN_SECS = 0.006
 """Of one model in one turn, at least; what is slower runs once."""
 MOST_SECS = 20.0
-"""Of all turns, but for the first FEWEST."""
-FEWEST = 7
+"""Of all turns, but for the first FEWEST. A job takes that much longer than it was given."""
+FEWEST = 3
 
 
 def is_model_faster(
@@ -64,9 +68,29 @@ def _in_turn(
     for turn in range(TURNS):
         if turn >= FEWEST and time.perf_counter() - started > MOST_SECS:
             break
-        for index in (turn % 2, 1 - turn % 2):
-            times[index].append(_seconds(models[index], feeds))
+        with _alone():
+            for index in (turn % 2, 1 - turn % 2):
+                times[index].append(_seconds(models[index], feeds))
     return times
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """The machine, as the measuring programs of this and other jobs take it (measure/run.c)."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        try:
+            lock = os.open(LOCK, flags)
+        except FileNotFoundError:
+            lock = os.open(LOCK, flags | os.O_CREAT, 0o644)
+    except OSError:
+        yield  # as the measuring programs do
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _seconds(model: Model, feeds: dict) -> float:

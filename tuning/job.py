@@ -191,15 +191,15 @@ class _ModelJob(Job):
 
     def _work(self) -> str:
         ended = self._tune()
-        untuned = self.graph.is_usual and not any(state.best_values for state in self.states)
-        if self.is_model_faster is None or untuned:
+        states = self.model.states.values()
+        if self.is_model_faster is None or not (self.graph.found or any(s.found for s in states)):
             return ended
         self._tell("compare the whole model")
         if self.is_model_faster():
             return ended
-        self._use(self.graph.base)
+        self._use(self.graph.usual)
         self.graph.withdraw()
-        for state in self.model.states.values():
+        for state in states:
             state.withdraw()
         self._note()
         return f"{ended}; as a whole the tuned model was not faster, so it stays as it was"

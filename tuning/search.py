@@ -81,6 +81,8 @@ class Search:
         `points` must hold the parents'. repair: the decisions that a vector of values becomes,
         None where a rule fails on it.
         """
+        if count < 1:
+            return []  # the budget ended just now; nothing is said about what is left
         parents = [trial for trial in self.parents() if self.points.get(trial.values)]
         chosen: list[tuple[int, ...]] = []
         if parents:

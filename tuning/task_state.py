@@ -52,6 +52,10 @@ class TaskState:
         """What is recorded as faster than the heuristic's candidate; empty: nothing."""
         self.compared: tuple[tuple[int, ...], ...] = ()
         """The finalists of the last comparison."""
+        self.found = False
+        """Whether this job recorded something as faster."""
+        self._before: dict[str, Any] | None = None
+        """The record of what was fastest before it."""
         self.failure: Failure | None = None
         """Of the heuristic's candidate: such a kernel can't be tuned."""
         self.failed_rounds = 0
@@ -81,6 +85,7 @@ class TaskState:
                 self.progress.best_secs = float(record["seconds"])
                 self.best_values = values
                 self.compared = tuple(tuple(compared) for compared in record["compared"])
+                self._before = record
         # as many rounds as the trials make, the last of which found nothing
         rounds = (len(self.search.trials) - 1) // ROUND
         self.progress.history += [self.progress.best_secs] * rounds
@@ -236,21 +241,34 @@ class TaskState:
         self.progress.heuristic_secs, self.progress.best_secs = heuristic_secs, secs
 
     def withdraw(self) -> None:
-        """Record that nothing is faster than the heuristic, where something seemed to be."""
-        if self.progress.best_secs < self.progress.heuristic_secs:
-            self.progress.best_secs = self.progress.heuristic_secs
-            self._record_best(None, self.progress.best_secs, self.progress.heuristic_secs)
+        """Take back what this job recorded as faster: what was known before it is best again.
+
+        A later job may compare the same finalists anew.
+        """
+        if not self.found:
+            return
+        before, self.found, self.compared = self._before, False, ()
+        secs = self.progress.heuristic_secs
+        self.best_values = tuple(before["values"]) if before else ()
+        if before and self.best_values:
+            secs *= before["seconds"] / before["heuristic_seconds"]
+        self._append_best(before["names"] if before else [], secs, self.progress.heuristic_secs)
+        self.progress.best_secs = secs
 
     def _record_best(self, best: Built | None, secs: float, heuristic_secs: float) -> None:
         """best: None where nothing is faster than the heuristic."""
         self.best_values = best.values if best else ()
+        self.found = best is not None
+        self._append_best(best.names if best else [], secs, heuristic_secs)
+
+    def _append_best(self, names: Sequence[str], secs: float, heuristic_secs: float) -> None:
         self.database.append(
             BEST,
             workload=self.task.key,
             context=self.context.as_dict(),
             rule=self.rule,
-            names=best.names if best else [],
-            values=list(best.values) if best else [],
+            names=list(names),
+            values=list(self.best_values),
             seconds=secs,
             heuristic_seconds=heuristic_secs,
             compared=[list(values) for values in self.compared],

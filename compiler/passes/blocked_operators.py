@@ -99,7 +99,9 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         if made is not None:
             return graph.emit_blocked(made, out_channels, name)
     strides = options["strides"]
+    # One input channel and several outputs are dense: these share what is loaded.
     window = in_channels == int(attrs.groups) and out_channels % in_channels == 0
+    window = window and not (in_channels == 1 and plan.kind == "dense")
     rows, blocked = None, math.inf
     if alone and window:
         rows, blocked = _window_cycles(graph, call, kernel, strides, plan) or (None, math.inf)

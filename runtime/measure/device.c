@@ -20,6 +20,7 @@
 #define GUARD_BYTES ((uint64_t)64 << 10)
 #define GUARD_BYTE 0xC3
 #define MAX_SCRATCH 16
+#define LEAST_OTHER_BYTES ((uint64_t)2 << 20)
 #define LONGEST_WAIT_NS ((int64_t)2 * 1000000000)
 
 typedef struct {
@@ -149,7 +150,8 @@ void *measure_device_scratch(uint32_t number, uint64_t size_bytes) {
   return (void *)buffer->data;
 }
 
-/* Other memory: as much as the model touches, twice the device's cache at most. */
+/* Other memory: as much as the model touches, twice the device's cache at most, and not so little
+ * that what the kernel touches is copied in too many pieces. */
 static bool make_other_memory(uint64_t evict_bytes) {
   int l2_bytes = 0;
   if (!evict_bytes) return true;
@@ -157,7 +159,8 @@ static bool make_other_memory(uint64_t evict_bytes) {
              "asking the device for its cache"))
     return false;
   const uint64_t most = 2 * (uint64_t)l2_bytes;
-  device.other_bytes = (evict_bytes < most ? evict_bytes : most) / 2 * 2;
+  const uint64_t wanted = evict_bytes < most ? evict_bytes : most;
+  device.other_bytes = wanted < LEAST_OTHER_BYTES ? LEAST_OTHER_BYTES : wanted / 2 * 2;
   return !ath_cuda_alloc(&device.other, device.other_bytes, "emptying the cache");
 }
 

@@ -11,7 +11,7 @@ from athanor.frontends.onnx.model_file import read_model
 from athanor.targets import find_target
 from athanor.tuning import confirm, job
 from athanor.tuning.apply import TunedKernels
-from athanor.tuning.database import BEST, CHOICE, Database
+from athanor.tuning.database import BEST, CHOICE, TRIAL, Database
 from athanor.tuning.job import tune
 
 from .models import MadeUpTimes, matmul
@@ -56,6 +56,34 @@ def test_what_is_faster_stays(tmp_path, monkeypatch):
     report = tune(MODEL, database=tmp_path, trials=30, choices=False)
     assert "not faster" not in report.stage and report.best_secs < report.heuristic_secs
     assert kernels(tmp_path) != kernels()
+
+
+@pytest.mark.usefixtures("here")
+def test_what_was_known_before_the_job_holds_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(confirm, "_seconds", lambda model, feeds: 1e-3)
+    tune(MODEL, database=tmp_path, trials=3, choices=False, measurer=MadeUpTimes())
+    found = list(Database(tmp_path).records(BEST))[-1]
+    _, slower, *_ = Database(tmp_path).records(TRIAL)  # the first is the heuristic's
+    same = {key: found[key] for key in ("workload", "context", "rule")}
+    usual = found["heuristic_seconds"]
+    times = {"seconds": 0.9 * usual, "heuristic_seconds": usual, "compared": []}
+    known = {"names": slower["names"], "values": slower["values"]}
+    Database(tmp_path).append(BEST, **same, **times, **known)
+    report = tune(MODEL, database=tmp_path, trials=40, choices=False)
+    assert "not faster" in report.stage
+    *_, compared, last = Database(tmp_path).records(BEST)
+    assert compared["values"] not in ([], slower["values"])
+    assert last["values"] == slower["values"] and last["compared"] == []
+    assert report.best_secs == pytest.approx(0.9 * report.heuristic_secs)
+
+
+@pytest.mark.usefixtures("here")
+def test_nothing_is_compared_where_nothing_was_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(confirm, "_seconds", lambda model, feeds: 9e-4)
+    monkeypatch.setattr(confirm, "is_faster", lambda *_times: True)
+    tune(MODEL, database=tmp_path, trials=30, choices=False)
+    monkeypatch.setattr(job, "is_model_faster", None)
+    tune(MODEL, database=tmp_path, trials=1, choices=False)
 
 
 def faster(tmp_path, threads=1):
