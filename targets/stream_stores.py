@@ -61,8 +61,8 @@ class StreamStores:
     arithmetic that reading costs nothing, and the caches take stores sooner than memory does
     (sigmoid 6.3 -> 7.9 ms, GELU 9.0 -> 10.8): not in kernels with transcendental functions.
     Only vectors of parameters that the kernel never reads, at whole lines.
-    A locked instruction waits for them: at the end of a task of another thread (parallel.c, pool.c),
-    and of the run, whose `atomic_store` of `busy` is sequentially consistent for that (run.c).
+    A locked instruction waits for them: at the end of a task of another thread (parallel.c,
+    pool.c), and of the run, whose `atomic_store` of `busy` is sequentially consistent (run.c).
     """
 
     def __init__(self, target: TargetSpec) -> None:

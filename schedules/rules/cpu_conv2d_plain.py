@@ -58,6 +58,7 @@ class CPUConv2dPlain:
         before = {sch.get(block).name_hint for block in sch.get_producers(product)}
         kept = before | {sch.get(product).name_hint}
         others = [block for block in leaves if sch.get(block).name_hint not in kept]
+        sharing = _channels_together(sch, product, target)  # while it reads a map
         left = blocks.inline_spatial(sch, others)
         if len(left) > 1:
             return None
@@ -73,7 +74,7 @@ class CPUConv2dPlain:
             last = sch.cache_write(product, 0, "global")
             for block in left:
                 schedule_rest(sch, block, target)
-        _tile(sch, product, last, target)
+        _tile(sch, product, last, sharing, target)
         return sch
 
 
@@ -97,7 +98,14 @@ def _same_shape(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV) -> bool:
     return tvm_ffi.structural_equal(list(made), list(stored))
 
 
-def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: TargetSpec) -> None:
+def _tile(
+    sch: s_tir.Schedule,
+    product: SBlockRV,
+    last: SBlockRV,
+    sharing: int | None,
+    target: TargetSpec,
+) -> None:
+    """sharing: channels that read the same input."""
     sizes = blocks.extents(sch, product)
     channels = sizes[1]
     if _is_linear(sch, product):
@@ -105,7 +113,7 @@ def _tile(sch: s_tir.Schedule, product: SBlockRV, last: SBlockRV, target: Target
     image, channel, *rows, column = sch.get_loops(last)
     width = blocks.constant(sch.get(column).extent)
     steps = math.prod(s or 1 for s in sizes[4:])
-    tile = plain_tile(_channels_together(sch, product, target), width, steps, target)
+    tile = plain_tile(sharing, width, steps, target)
     counts = [c for c in divisors(channels or 1) if c < target.vector_registers]
     together = decide(sch, "channels", sorted({*counts, tile.channels}), tile.channels)
     # Several vectors are one long vector to TVM.
@@ -166,7 +174,9 @@ def _is_linear(sch: s_tir.Schedule, product: SBlockRV) -> bool:
     """Whether pixels lie in the input as in the output: one tap, no stride, no pads."""
     sizes = blocks.extents(sch, product)
     source = sch.get(product).reads[0].source
-    pixels = [blocks.constant(dim) for dim in source.shape[2:]]
+    pixels = [blocks.constant(dim) for dim in source.shape[-2:]]
+    if sizes[2] == 1:  # one row, also of a matrix, whose rows are what is summed
+        pixels = [1, pixels[-1]]
     return sizes[5:] == [1, 1] and pixels == sizes[2:4] and None not in pixels
 
 
