@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -46,13 +47,15 @@ NOT_ALIGNED(__ubsan_handle_type_mismatch_v1)
 
 namespace emulation {
 enum State { kReady, kAtBlock, kAtWarp, kDone };
+constexpr size_t kStack = size_t(256) << 10;
 struct Fiber {
   ucontext_t context;
   State state;
   Index index;
-  std::vector<char> stack;
+  // Not filled, so that only what is used takes memory: 1024 of them are 268 MB.
+  std::unique_ptr<char[]> stack{new char[kStack]};
 };
-static std::vector<Fiber *> fibers;
+static std::vector<std::unique_ptr<Fiber>> fibers;
 static ucontext_t scheduler;
 static size_t current, count;
 static void (*body)(void **);
@@ -60,7 +63,7 @@ static void **arguments;
 static uint64_t slots[1024];
 
 static void yield(State state) {
-  Fiber *self = fibers[current];
+  Fiber *self = fibers[current].get();
   self->state = state;
   swapcontext(&self->context, &scheduler);
   threadIdx = self->index;
@@ -99,17 +102,14 @@ static Index index_of(size_t i) {
 // One block whose threads wait for each other; false where some wait forever. The order of the
 // threads turns around at every barrier, so that a missing one is seen.
 static bool run_block() {
-  while (fibers.size() < count) {
-    fibers.push_back(new Fiber);
-    fibers.back()->stack.resize(size_t(256) << 10);
-  }
+  while (fibers.size() < count) fibers.push_back(std::make_unique<Fiber>());
   for (size_t i = 0; i < count; i++) {
-    Fiber *fiber = fibers[i];
+    Fiber *fiber = fibers[i].get();
     fiber->state = kReady;
     fiber->index = index_of(i);
     getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.data();
-    fiber->context.uc_stack.ss_size = fiber->stack.size();
+    fiber->context.uc_stack.ss_sp = fiber->stack.get();
+    fiber->context.uc_stack.ss_size = kStack;
     fiber->context.uc_link = nullptr;
     makecontext(&fiber->context, start, 0);
   }
