@@ -8,7 +8,7 @@ from tvm import ir, tirx
 from tvm.ir import IRModule
 from tvm.sym import detect_linear_equation
 
-from athanor.targets.partition_loops import CONDITIONAL
+from athanor.targets.partition_loops import CONDITIONAL, uses
 from athanor.targets.target import TargetSpec
 
 
@@ -81,7 +81,7 @@ def _selection(call: ir.Call, lane: tirx.Var) -> tirx.Expr:
     condition, load, other = call.args
     if not isinstance(load, ir.TensorLoad) or not isinstance(other, tirx.FloatImm):
         return call
-    if str(load.ty.dtype) != "float32" or len(load.indices) != 1 or not _uses(condition, lane):
+    if str(load.ty.dtype) != "float32" or len(load.indices) != 1 or not uses(condition, lane):
         return call
     mask = _of_lanes(condition, lane)
     if mask is None or _factor(load.indices[0], lane)[0] != 1:
@@ -94,7 +94,7 @@ def _of_lanes(condition: tirx.Expr, lane: tirx.Var) -> tirx.Expr | None:
     if isinstance(condition, tirx.And):
         first, second = _of_lanes(condition.a, lane), _of_lanes(condition.b, lane)
         return None if first is None or second is None else tirx.And(first, second)
-    if not _uses(condition, lane):
+    if not uses(condition, lane):
         return condition
     if not isinstance(condition, tirx.LT | tirx.LE | tirx.GT | tirx.GE):
         return None
@@ -134,7 +134,3 @@ def _masked(select: tirx.Select) -> tirx.Expr:
     return tirx.call_llvm_pure_intrin(
         str(load.ty.dtype), name, tirx.address_of(first), mask, select.false_value
     )
-
-
-def _uses(expr: tirx.Expr, variable: tirx.Var) -> bool:
-    return any(used.same_as(variable) for used in tirx.analysis.undefined_vars(expr))

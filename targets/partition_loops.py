@@ -197,7 +197,7 @@ def _places(
     if str(a.ty.dtype) not in ("int32", "int64"):
         return []
     difference = a - b - 1 if isinstance(comparison, tirx.LE | tirx.GE) else a - b
-    around = [each for each in inner.values() if _uses(difference, each.loop_var)]
+    around = [each for each in inner.values() if uses(difference, each.loop_var)]
     variables = [loop.loop_var, *(each.loop_var for each in around)]
     terms = detect_linear_equation(analyzer.simplify(difference), variables)
     if not terms or not all(isinstance(term, tirx.IntImm) for term in terms[:-1]):
@@ -258,7 +258,8 @@ def _variables(body: tirx.Stmt) -> tuple[dict[int, tirx.For], set[int]]:
     return loops, inside
 
 
-def _uses(expr: tirx.Expr, variable: tirx.Var) -> bool:
+def uses(expr: tirx.Expr, variable: tirx.Var) -> bool:
+    """Whether a variable occurs in an expression."""
     return any(used.same_as(variable) for used in tirx.analysis.undefined_vars(expr))
 
 

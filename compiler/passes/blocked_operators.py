@@ -19,7 +19,13 @@ from athanor.compiler.passes.convolution_method import (
     reduced_by,
     winograd_convolution,
 )
-from athanor.compiler.passes.rewrite import array_constant, op_name, static_shape
+from athanor.compiler.passes.rewrite import (
+    array_constant,
+    op_name,
+    padding_of,
+    pair_of,
+    static_shape,
+)
 from athanor.schedules.compute import conv2d, layer_norm, pool2d, window
 from athanor.schedules.plain_tile import (
     WINDOW_UNROLLED,
@@ -59,16 +65,6 @@ EVEN = (16, 8, 4, 2)
 """Channels of a reduction block that are multiplied in pairs."""
 
 
-def _pair(values: object) -> tuple[int, int]:
-    first, second = (int(v) for v in values)  # type: ignore[attr-defined]
-    return first, second
-
-
-def _padding(values: object) -> tuple[int, int, int, int]:
-    top, left, bottom, right = (int(v) for v in values)  # type: ignore[attr-defined]
-    return top, left, bottom, right
-
-
 def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     data, weight = call.args
     weights = graph.constant(weight)
@@ -85,11 +81,11 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     if plan is None:
         return None
     alone = not graph.is_blocked(data) and graph.old not in graph.stays_blocked
-    few = weights[0].size <= _FEW_PRODUCTS and max(_pair(attrs.strides)) <= 2
+    few = weights[0].size <= _FEW_PRODUCTS and max(pair_of(attrs.strides)) <= 2
     options: dict[str, Any] = dict(
-        strides=_pair(attrs.strides),
-        padding=_padding(attrs.padding),
-        dilation=_pair(attrs.dilation),
+        strides=pair_of(attrs.strides),
+        padding=padding_of(attrs.padding),
+        dilation=pair_of(attrs.dilation),
     )
     if graph.bf16 and plan.kind == "dense":
         made = None
@@ -99,9 +95,9 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         if made is not None:
             return graph.emit_blocked(made, out_channels, name)
     strides = options["strides"]
-    # One input channel and several outputs are dense: these share what is loaded.
+    # Dense with one input channel is no window: its outputs share what is loaded.
     window = in_channels == int(attrs.groups) and out_channels % in_channels == 0
-    window = window and not (in_channels == 1 and plan.kind == "dense")
+    window = window and (in_channels > 1 or plan.kind != "dense")
     rows, blocked = None, math.inf
     if alone and window:
         rows, blocked = _window_cycles(graph, call, kernel, strides, plan) or (None, math.inf)
@@ -254,10 +250,10 @@ def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     if attrs.layout != "NCHW":
         return None
     options: dict[str, Any] = dict(
-        kernel=_pair(attrs.pool_size),
-        strides=_pair(attrs.strides),
-        padding=_padding(attrs.padding),
-        dilation=_pair(attrs.dilation),
+        kernel=pair_of(attrs.pool_size),
+        strides=pair_of(attrs.strides),
+        padding=padding_of(attrs.padding),
+        dilation=pair_of(attrs.dilation),
         ceil_mode=bool(attrs.ceil_mode),
     )
     compute, in_rows = pool2d.max_pool2d_blocked, window.max_pool2d_plain
@@ -265,7 +261,7 @@ def _pool(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         options["count_include_pad"] = bool(attrs.count_include_pad)
         compute, in_rows = pool2d.avg_pool2d_blocked, window.avg_pool2d_plain
     alone = not graph.is_blocked(call.args[0]) and graph.old not in graph.stays_blocked
-    strides = _pair(attrs.strides)
+    strides = pair_of(attrs.strides)
     cycles = _window_cycles(graph, call, options["kernel"], strides) if alone else None
     if cycles is not None and cycles[0] < cycles[1]:
         if strides[1] > 1 and not any(options["padding"]) and not attrs.ceil_mode:

@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.ir import Call, Expr
 
-from athanor.compiler.passes.rewrite import array_constant
+from athanor.compiler.passes.rewrite import array_constant, padding_of, pair_of
 from athanor.schedules.blocks import constant
 from athanor.schedules.compute import conv2d, conv2d_transpose
 
@@ -25,13 +25,13 @@ def transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr
     if attrs.data_layout != "NCHW" or attrs.kernel_layout != "IOHW":
         return None
     in_channels, out_channels, *kernel = weights.shape
-    strides = _pair(attrs.strides)
+    strides = pair_of(attrs.strides)
     plan = conv2d_transpose.plan_conv2d_transpose(
         in_channels,
         out_channels,
         (kernel[0], kernel[1]),
         strides,
-        _pair(attrs.dilation),
+        pair_of(attrs.dilation),
         int(attrs.groups),
         graph.block,
     )
@@ -51,8 +51,8 @@ def transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr
             plan=plan,
             kernel=(kernel[0], kernel[1]),
             strides=strides,
-            padding=_padding(attrs.padding),
-            output_padding=_pair(attrs.output_padding),
+            padding=padding_of(attrs.padding),
+            output_padding=pair_of(attrs.output_padding),
         )
 
     made = graph.call(compute, source, relax.const(packed, "float32"), hint="conv2d_transpose")
@@ -68,7 +68,11 @@ def _phases_apart(
     input NaN in places that it does not reach. None where a phase reads but a part of the input.
     """
     attrs, (inputs, outputs, *_) = call.attrs, weights.shape
-    strides, cut, more = _pair(attrs.strides), _padding(attrs.padding), _pair(attrs.output_padding)
+    strides, cut, more = (
+        pair_of(attrs.strides),
+        padding_of(attrs.padding),
+        pair_of(attrs.output_padding),
+    )
     phases = conv2d_transpose.phases_apart(weights, strides, cut, more)
     used = [phase for phase in phases if phase.weights.size]
     sizes = [constant(size) for size in call.args[0].ty.shape.values[2:4]]  # of either layout
@@ -107,13 +111,3 @@ def _phases_apart(
         return conv2d_transpose.interleave_blocked(tensors, phases, strides, cut[:2], size)
 
     return graph.call(compute, *parts, hint="interleave")
-
-
-def _pair(values: object) -> tuple[int, int]:
-    first, second = (int(v) for v in values)  # type: ignore[attr-defined]
-    return first, second
-
-
-def _padding(values: object) -> tuple[int, int, int, int]:
-    top, left, bottom, right = (int(v) for v in values)  # type: ignore[attr-defined]
-    return top, left, bottom, right

@@ -217,6 +217,18 @@ def static_shape(expr: Expr) -> tuple[int, ...] | None:
     return tuple(dims) if len(dims) == len(shape.values) else None
 
 
+def pair_of(values: object) -> tuple[int, int]:
+    """Two numbers of an attribute, such as strides."""
+    first, second = (int(value) for value in values)  # type: ignore[attr-defined]
+    return first, second
+
+
+def padding_of(values: object) -> tuple[int, int, int, int]:
+    """A padding attribute: top, left, bottom, right."""
+    top, left, bottom, right = (int(value) for value in values)  # type: ignore[attr-defined]
+    return top, left, bottom, right
+
+
 def _count_uses(main: relax.Function) -> dict[Expr, int]:
     uses: dict[Expr, int] = {}
 

@@ -7,7 +7,13 @@ from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
 
 from athanor.compiler.passes.block_layouts import read_blocked
-from athanor.compiler.passes.rewrite import GraphRewriter, array_constant, op_name, static_shape
+from athanor.compiler.passes.rewrite import (
+    GraphRewriter,
+    array_constant,
+    op_name,
+    pair_of,
+    static_shape,
+)
 from athanor.schedules.compute.conv2d_transpose import interleave, phase_taps, phase_weights
 from athanor.targets import TargetSpec
 
@@ -59,14 +65,14 @@ class _Rewriter(GraphRewriter):
         attrs, weights = call.attrs, self.constant(call.args[1])
         if attrs.data_layout != "NCHW" or attrs.kernel_layout != "IOHW" or weights is None:
             return None
-        groups, strides = int(attrs.groups), _pair(attrs.strides)
-        if _pair(attrs.dilation) != (1, 1) or 0 in (*weights.shape, *(static_shape(old) or ())):
+        groups, strides = int(attrs.groups), pair_of(attrs.strides)
+        if pair_of(attrs.dilation) != (1, 1) or 0 in (*weights.shape, *(static_shape(old) or ())):
             return None
         kernel = weights.shape[2], weights.shape[3]
         if groups == 1 and strides != (1, 1) and not self.saves(old, weights.shape, strides):
             return None
         taps, pads = phase_taps(kernel, strides), [int(pad) for pad in attrs.padding]
-        more = _pair(attrs.output_padding)
+        more = pair_of(attrs.output_padding)
         # At stride 1 there is one phase, from which the convolution leaves off what is not wanted.
         cut = pads[:2] if strides == (1, 1) else [0, 0]
         ends = [(kernel[i] - 1 - pads[i + 2] + more[i]) // strides[i] for i in (0, 1)]
@@ -110,8 +116,3 @@ class _Rewriter(GraphRewriter):
         # A result that is wanted in NCHW is moved either way.
         moved = channels * MOVE_CYCLES if result in self.read_blocked else 0.0
         return (apart - together) * inputs / rate >= moved
-
-
-def _pair(values: object) -> Pair:
-    first, second = (int(value) for value in values)  # type: ignore[attr-defined]
-    return first, second
