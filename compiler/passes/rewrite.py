@@ -131,6 +131,13 @@ class GraphRewriter:
                 self.narrowed[value] = self.emit(relax.op.astype(value, "bfloat16"))
         return self.narrowed[value]
 
+    def plain_weights(self, call: Call, operator: str, layout: str) -> np.ndarray | None:
+        """Constant weights of that convolution of NCHW data; None for any other call."""
+        attrs = call.attrs
+        if op_name(call) != operator or attrs.data_layout != "NCHW":
+            return None
+        return self.constant(call.args[1]) if attrs.kernel_layout == layout else None
+
     def swaps_last_axes(self, value: Expr) -> bool:
         """Whether `value` is a transpose of its last two axes."""
         made = call_of(self.definition.get(value), "relax.permute_dims")

@@ -65,11 +65,10 @@ class _Rewriter(GraphRewriter):
         return op_name(call) == "relax.nn.conv2d" and any(int(pad) for pad in call.attrs.padding)
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
-        if op_name(call) != "relax.nn.conv2d":
+        weights = self.plain_weights(call, "relax.nn.conv2d", "OIHW")
+        if weights is None:
             return None
-        attrs, weights = call.attrs, self.constant(call.args[1])
-        if attrs.data_layout != "NCHW" or attrs.kernel_layout != "OIHW" or weights is None:
-            return None
+        attrs = call.attrs
         image, result = static_shape(call.args[0]), static_shape(old)
         if image is None or result is None or 0 in (*image, *result, *weights.shape):
             return None

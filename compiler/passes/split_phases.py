@@ -60,11 +60,10 @@ class _Rewriter(GraphRewriter):
         return op_name(call) == "relax.nn.conv2d_transpose"
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
-        if op_name(call) != "relax.nn.conv2d_transpose":
+        weights = self.plain_weights(call, "relax.nn.conv2d_transpose", "IOHW")
+        if weights is None:
             return None
-        attrs, weights = call.attrs, self.constant(call.args[1])
-        if attrs.data_layout != "NCHW" or attrs.kernel_layout != "IOHW" or weights is None:
-            return None
+        attrs = call.attrs
         groups, strides = int(attrs.groups), pair_of(attrs.strides)
         if pair_of(attrs.dilation) != (1, 1) or 0 in (*weights.shape, *(static_shape(old) or ())):
             return None

@@ -31,11 +31,10 @@ class _Rewriter(GraphRewriter):
         return op_name(call) == "relax.nn.conv2d" and any(int(pad) for pad in call.attrs.padding)
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
-        if op_name(call) != "relax.nn.conv2d":
+        weights = self.plain_weights(call, "relax.nn.conv2d", "OIHW")
+        if weights is None:
             return None
-        attrs, weights = call.attrs, self.constant(call.args[1])
-        if attrs.data_layout != "NCHW" or attrs.kernel_layout != "OIHW" or weights is None:
-            return None
+        attrs = call.attrs
         pads, cuts = [int(pad) for pad in attrs.padding], []
         for axis in (0, 1):
             length, results = (
