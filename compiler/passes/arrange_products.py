@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import tvm
-import tvm_ffi
 from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
 
-from athanor.compiler.passes.rewrite import GraphRewriter, array_constant, op_name
-from athanor.schedules.blocks import constant
+from athanor.compiler.passes.rewrite import GraphRewriter, array_constant, batches_fit, op_name
 from athanor.schedules.compute.product import product
 
 _TYPES = ("float32", "float16", "bfloat16")
@@ -60,5 +58,4 @@ def _has_products(call: Call) -> bool:
         return False
     if str(a.dtype) not in _TYPES or min(len(a.shape.values), len(b.shape.values)) < 2:
         return False
-    pairs = zip(reversed(a.shape.values[:-2]), reversed(b.shape.values[:-2]), strict=False)
-    return all(1 in (constant(x), constant(y)) or tvm_ffi.structural_equal(x, y) for x, y in pairs)
+    return batches_fit(*call.args)

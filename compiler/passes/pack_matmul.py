@@ -6,17 +6,19 @@ import math
 
 import tvm
 import tvm_ffi
-from tvm import relax, te
+from tvm import relax, te, tirx
 from tvm.ir import Call, Expr, IRModule
 
 from athanor.compiler.choices import Choices
 from athanor.compiler.passes.rewrite import (
     GraphRewriter,
     array_constant,
+    batches_fit,
     constant_array,
     op_name,
     static_shape,
 )
+from athanor.schedules.blocks import constant
 from athanor.schedules.compute import matmul
 from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.schedules.compute.pack import pack_kernel
@@ -39,7 +41,8 @@ class PackMatmul:
         y = R.matmul(x, w)    =>    y = matmul_packed(x, packed w)    # w constant, (K, N)
         y = R.matmul(a, b)    =>    y = batch_matmul(a, b)            # both known at run time
 
-    A transpose of the last two axes in front of `b` is taken into the product. Packed weights are
+    A transpose of the last two axes in front of `b` is taken into the product. Batch axes of one
+    operand may be missing or 1: along those that `b` lacks, rows of `a` are just more rows. Packed weights are
     (N / panel, K, panel), zero-padded. With bf16, an even K is multiplied in pairs of bfloat16:
 
         y = R.matmul(x, w)    =>    y = matmul_packed(R.astype(x, "bfloat16"), packed pairs of w)
@@ -93,28 +96,53 @@ class _Rewriter(GraphRewriter):
 
             made = self.call(dense, a, packed, hint="matmul")
             return self.emit(made, name)
-        return self.run_time_product(a, b, ranks, name)
-
-    def run_time_product(self, a: Expr, b: Expr, ranks: list[int], name: str) -> Expr | None:
-        batch_a, batch_b = (arg.ty.shape.values[:-2] for arg in (a, b))
-        if ranks[0] != ranks[1] or not tvm_ffi.structural_equal(batch_a, batch_b):
-            return None  # broadcast batches keep Relax's legalization
+        sizes = [constant(size) for operand in (a, b) for size in operand.ty.shape.values]
+        if not batches_fit(a, b) or 0 in sizes:
+            return None  # nothing to compute, or a symbol beside another one
         swapped = self.swaps_last_axes(b)
-        source = self.definition[b].args[0] if swapped else b
+        b = self.definition[b].args[0] if swapped else b
+        a, b = self.fold_batch(a, b)
+        made = self.run_time_product(a, b, swapped)
+        if len(a.ty.shape.values) == len(old.ty.shape.values):
+            return self.emit(made, name)
+        return self.emit(relax.op.reshape(self.emit(made), old.ty.shape), name)
+
+    def fold_batch(self, a: Expr, b: Expr) -> tuple[Expr, Expr]:
+        """Operands of equal rank; batch axes along which b repeats are rows of a where they can be.
+
+        (..., h, m, k) @ (..., 1, k, n)  ->  (..., h * m, k) @ (..., k, n)
+        """
+        rank = max(len(operand.ty.shape.values) for operand in (a, b))
+        left, right = (_with_rank(operand, rank) for operand in (a, b))
+        while len(right) > 2 and constant(right[-3]) == 1 and constant(left[-3]) is not None:
+            known = constant(left[-2])
+            if known is None and constant(left[-3]) != 1:
+                break
+            rows = left[-2] if known is None else known * int(left[-3])
+            left[-3:-1] = [rows]
+            del right[-3]
+        return self.shaped(a, left), self.shaped(b, right)
+
+    def shaped(self, value: Expr, shape: list[Expr | int]) -> Expr:
+        """The value in that shape."""
+        if tvm_ffi.structural_equal(list(value.ty.shape.values), shape):
+            return value
+        return self.emit(relax.op.reshape(value, shape))
+
+    def run_time_product(self, a: Expr, b: Expr, swapped: bool) -> Expr:
+        """The kernel call of a @ b, or a @ b^T where swapped; batch axes are equal or 1."""
         if not swapped and self.has_few_rows(a, b):
-            return self.emit(self.call(matmul.few_rows_matmul, a, b, hint="matmul"), name)
-        tile = self.run_time_tile(a, source, swapped)
+            return self.call(matmul.few_rows_matmul, a, b, hint="matmul")
+        tile = self.run_time_tile(a, b, swapped)
         panel, rows = divmod(tile, TILE)
-        columns = self.in_panels(source, panel) if swapped else None
-        if columns is not None:
-            source = columns
-            swapped = False
-        width = None if columns is None else int(b.ty.shape.values[-1])
+        panels = self.in_panels(b, panel) if swapped else None
+        width = None if panels is None else int(b.ty.shape.values[-2])
 
         def product(left: te.Tensor, right: te.Tensor) -> te.Tensor:
-            return matmul.batch_matmul(left, right, False, swapped, panel, rows or None, width)
+            turned = swapped and width is None
+            return matmul.batch_matmul(left, right, False, turned, panel, rows or None, width)
 
-        return self.emit(self.call(product, a, source, hint="batch_matmul"), name)
+        return self.call(product, a, b if panels is None else panels, hint="batch_matmul")
 
     def in_panels(self, value: Expr, panel: int) -> Expr | None:
         """(..., N, K) -> (..., ceil(N / panel), K, panel), whole vectors turned in registers.
@@ -196,6 +224,12 @@ class _Rewriter(GraphRewriter):
             sizes = {min(most, rows), *(n for n in TILE_ROWS if n <= min(most, rows))}
             found += [panel * TILE + n for n in sizes if n > 0]
         return found
+
+
+def _with_rank(operand: Expr, rank: int) -> list[Expr | int]:
+    """The shape with ones in front."""
+    shape = list(operand.ty.shape.values)
+    return [*[tirx.IntImm("int64", 1)] * (rank - len(shape)), *shape]
 
 
 def _padded(columns: int, panel: int, lanes: int) -> float:

@@ -12,6 +12,7 @@ from tvm_ffi import structural_equal
 
 from athanor.frontends.onnx.empty_tensor import empty_tensor
 from athanor.frontends.onnx.origins import ORIGINS
+from athanor.schedules.blocks import constant
 
 
 class GraphRewriter:
@@ -222,6 +223,12 @@ def static_shape(expr: Expr) -> tuple[int, ...] | None:
         return None
     dims = [int(dim) for dim in shape.values if isinstance(dim, tvm.tirx.IntImm)]
     return tuple(dims) if len(dims) == len(shape.values) else None
+
+
+def batches_fit(a: Expr, b: Expr) -> bool:
+    """Whether the batch axes of a product's operands are equal or 1, as far as both have them."""
+    pairs = zip(*(reversed(value.ty.shape.values[:-2]) for value in (a, b)), strict=False)
+    return all(1 in (constant(x), constant(y)) or structural_equal(x, y) for x, y in pairs)
 
 
 def pair_of(values: object) -> tuple[int, int]:

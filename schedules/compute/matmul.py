@@ -176,24 +176,25 @@ def matmul_dots(a: te.Tensor, rows: te.Tensor) -> te.Tensor:
 def few_rows_matmul(a: te.Tensor, b: te.Tensor) -> te.Tensor:
     """`a @ b` for a (batch..., M, K) and b (batch..., K, N) of the run, of known sizes.
 
-    Result: (batch..., M, N). b is read where it lies, as a map of one row that a convolution of one
-    tap reads (`CPUConv2dPlain`): `batch_matmul` would fill panels to read them once or twice
-    (8 x 597 x 462: 42 us rather than 72; 1 x 64 x 400: 2 rather than 6).
+    Batch axes are equal or 1. Result: (batch..., M, N). b is read where it lies, as a map of one
+    row that a convolution of one tap reads (`CPUConv2dPlain`): `batch_matmul` would fill panels to
+    read them once or twice (8 x 597 x 462: 42 us rather than 72; 1 x 64 x 400: 2 rather than 6).
     """
-    *batch, m, depth = a.shape
-    n = b.shape[-1]
+    *batch_a, m, depth = a.shape
+    *batch_b, _, n = b.shape
+    batch = _broadcast(batch_a, batch_b)
     rc, kh, kw = (
         te.reduce_axis((0, extent), name) for extent, name in ((depth, "rc"), (1, "kh"), (1, "kw"))
     )
     images = math.prod(int(dim) for dim in batch)
     data = te.compute(
         (images, depth, 1, n),
-        lambda i, k, h, w: b(*unflatten(i, batch), k, w),
+        lambda i, k, h, w: b(*_places(unflatten(i, batch), batch_b), k, w),
         name="map",
     )
     weight = te.compute(
         (images, m, depth, 1),
-        lambda i, o, k, h: a(*unflatten(i, batch), o, k),
+        lambda i, o, k, h: a(*_places(unflatten(i, batch), batch_a), o, k),
         name="rows",
     )
     product = te.compute(
@@ -230,7 +231,7 @@ def batch_matmul(
     """
     *batch_a, a0, a1 = a.shape
     *batch_b, b0, b1 = b.shape if columns is None else (*b.shape[:-3], b.shape[-2], columns)
-    batch = [y if constant(x) == 1 else x for x, y in zip(batch_a, batch_b, strict=True)]
+    batch = _broadcast(batch_a, batch_b)
     m, depth = (a1, a0) if transpose_a else (a0, a1)
     n = b0 if transpose_b else b1
     rows = rows or tile_rows(constant(m), panel, None if transpose_a else constant(depth))
@@ -240,13 +241,10 @@ def batch_matmul(
         padded = m + tirx.floormod(-m, rows)
     exact_rows, exact_columns = _divides(m, rows), _divides(n, panel)
 
-    def outer(indices: Sequence[tirx.Expr], dims: list[tirx.Expr]) -> list[tirx.Expr | int]:
-        return [0 if constant(d) == 1 else i for i, d in zip(indices, dims, strict=True)]
-
     def fill(*indices: tirx.Expr) -> tirx.Expr:
         *place, p, k, lane = indices
         column = p * panel + lane
-        value = b(*outer(place, batch_b), *((column, k) if transpose_b else (k, column)))
+        value = b(*_places(place, batch_b), *((column, k) if transpose_b else (k, column)))
         if exact_columns:
             return value
         return tirx.if_then_else(column < n, value, tirx.const(0, b.dtype))
@@ -263,8 +261,8 @@ def batch_matmul(
     def element(*indices: tirx.Expr) -> tirx.Expr:
         *place, i, j = indices
         row = i if exact_rows else _clamped(i, m)
-        left = a(*outer(place, batch_a), *((k, row) if transpose_a else (row, k)))
-        place = place if columns is None else outer(place, batch_b)
+        left = a(*_places(place, batch_a), *((k, row) if transpose_a else (row, k)))
+        place = place if columns is None else _places(place, batch_b)
         right = filled(*place, tirx.floordiv(j, panel), k, tirx.floormod(j, panel))
         return te.sum(left * right.astype(a.dtype), axis=k)
 
@@ -275,6 +273,15 @@ def batch_matmul(
         attrs={KIND: "batch_matmul", ROWS: rows},
     )
     return te.compute((*batch, m, n), lambda *i: product(*i), name="matmul_out")
+
+
+def _broadcast(batch_a: list[tirx.Expr], batch_b: list[tirx.Expr]) -> list[tirx.Expr]:
+    return [y if constant(x) == 1 else x for x, y in zip(batch_a, batch_b, strict=True)]
+
+
+def _places(indices: Sequence[tirx.Expr], dims: list[tirx.Expr]) -> list[tirx.Expr | int]:
+    """Indices into batch axes of which some are 1."""
+    return [0 if constant(d) == 1 else i for i, d in zip(indices, dims, strict=True)]
 
 
 def _clamped(row: tirx.Expr, rows: tirx.Expr | int) -> tirx.Expr:
