@@ -42,8 +42,9 @@ class PackMatmul:
         y = R.matmul(a, b)    =>    y = batch_matmul(a, b)            # both known at run time
 
     A transpose of the last two axes in front of `b` is taken into the product. Batch axes of one
-    operand may be missing or 1: along those that `b` lacks, rows of `a` are just more rows. Packed weights are
-    (N / panel, K, panel), zero-padded. With bf16, an even K is multiplied in pairs of bfloat16:
+    operand may be missing or 1: along those that `b` lacks, rows of `a` are just more rows.
+    Packed weights are (N / panel, K, panel), zero-padded. With bf16, an even K is multiplied in
+    pairs of bfloat16:
 
         y = R.matmul(x, w)    =>    y = matmul_packed(R.astype(x, "bfloat16"), packed pairs of w)
 
