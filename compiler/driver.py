@@ -31,7 +31,7 @@ from athanor.frontends.onnx.model_file import read_model
 from athanor.frontends.onnx.sequence_value import KINDS, TENSOR
 from athanor.frontends.onnx.small_types import CARRIED_TYPES
 from athanor.frontends.onnx.type_check import blaming
-from athanor.runtime.footer import append_payload
+from athanor.runtime.footer import append_payload, hash_pieces
 from athanor.targets import TargetSpec, target_for_precision
 from athanor.tuning.apply import TunedKernels
 
@@ -185,6 +185,7 @@ def build_artifact(
         make_images(device, target, cache)
         images = device.write_images(work)
     with ThreadPoolExecutor() as pool:
+        weights_hash = pool.submit(lambda: hash_pieces(weight_bytes(program)))
         source = print_host(program, plan, names, profile, symbols, images)
         host = pool.submit(compile_host, source, work, target)
         kernels = compile_kernels(
@@ -208,6 +209,7 @@ def build_artifact(
         cpu_features=target.cpu_features,
         output=work / "model.so",
         weights_beside=beside,
+        weights_hash=weights_hash.result(),
     )
     report("done", 1, 1)
     offsets, _ = weight_offsets(program)

@@ -44,12 +44,14 @@ def append_payload(
     cpu_features: Sequence[str],
     output: Path,
     weights_beside: bool = False,
+    weights_hash: bytes | None = None,
 ) -> None:
     """Write the artifact `output` from the shared object `elf`.
 
     weights: the bytes, piece by piece, or a file of them; they are streamed, never held.
     metadata: written as JSON. cpu_features: names as in /proc/cpuinfo. weights_beside: weights go
-    to `<output>.weights`, and the artifact holds their size and hash.
+    to `<output>.weights`, and the artifact holds their size and hash. weights_hash: what
+    `hash_pieces` gives for the weights, where the caller had time to find it before.
     The files appear whole or not at all. Raises CompileError where they can't be written, and
     where the triple or the features are longer than their fields.
     """
@@ -67,7 +69,7 @@ def append_payload(
             else:
                 weights_file = file
                 offset, flags = _pad_to_page(file, triple), 0
-            weights_bytes, weights_hash = _copy(weights, weights_file)
+            weights_bytes, weights_hash = _copy(weights, weights_file, weights_hash)
             metadata_offset = file.tell()
             text = json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode()
             file.write(text)
@@ -101,16 +103,25 @@ def _aside(path: Path, written: dict[Path, Path]) -> Path:
     return Path(name)
 
 
-def _copy(source: Pieces, target: BinaryIO) -> tuple[int, bytes]:
-    """Write all pieces; their size in bytes and their SHA-256."""
+def hash_pieces(pieces: Iterable[bytes | bytearray | memoryview]) -> bytes:
+    """SHA-256 of all pieces together."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.digest()
+
+
+def _copy(source: Pieces, target: BinaryIO, known: bytes | None = None) -> tuple[int, bytes]:
+    """Write all pieces; their size in bytes and their SHA-256, which may be `known`."""
     start = target.tell()
     digest = hashlib.sha256()
     with ThreadPoolExecutor(1) as hashing:  # neither holds Python's lock over a long piece
         for piece in _read(source) if isinstance(source, Path) else source:
-            hashed = hashing.submit(digest.update, piece)
+            hashed = None if known else hashing.submit(digest.update, piece)
             target.write(piece)
-            hashed.result()
-    return target.tell() - start, digest.digest()
+            if hashed:
+                hashed.result()
+    return target.tell() - start, known or digest.digest()
 
 
 def _read(path: Path) -> Iterable[bytes]:

@@ -126,7 +126,7 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
         return conv2d.conv2d_blocked(x, w, plan=plan, **options)
 
     compute = depthwise if plan.kind == "depthwise" else dense
-    made = graph.call(compute, source, packed, hint="conv2d")
+    made = graph.call(compute, source, packed, hint="conv2d", options=(plan, *options.values()))
     return graph.emit_blocked(made, out_channels, name)
 
 

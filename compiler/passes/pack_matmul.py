@@ -95,7 +95,7 @@ class _Rewriter(GraphRewriter):
             def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
                 return matmul.matmul_packed(x, w, columns, tile_rows or None)
 
-            made = self.call(dense, a, packed, hint="matmul")
+            made = self.call(dense, a, packed, hint="matmul", options=(columns, tile_rows))
             return self.emit(made, name)
         sizes = [constant(size) for operand in (a, b) for size in operand.ty.shape.values]
         if not batches_fit(a, b) or 0 in sizes:
@@ -143,7 +143,9 @@ class _Rewriter(GraphRewriter):
             turned = swapped and width is None
             return matmul.batch_matmul(left, right, False, turned, panel, rows or None, width)
 
-        return self.call(product, a, b if panels is None else panels, hint="batch_matmul")
+        right = b if panels is None else panels
+        options = swapped, panel, rows, width
+        return self.call(product, a, right, hint="batch_matmul", options=options)
 
     def in_panels(self, value: Expr, panel: int) -> Expr | None:
         """(..., N, K) -> (..., ceil(N / panel), K, panel), whole vectors turned in registers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import numpy as np
 import tvm
@@ -10,8 +10,8 @@ from tvm import relax, te
 from tvm.ir import Call, Expr, GenericConst, IRModule
 from tvm_ffi import structural_equal
 
-from athanor.frontends.onnx.empty_tensor import empty_tensor
 from athanor.frontends.onnx.origins import ORIGINS
+from athanor.frontends.onnx.weight_memory import copy_elements, empty_tensor
 from athanor.schedules.blocks import constant
 
 
@@ -34,6 +34,8 @@ class GraphRewriter:
         """The bfloat16 value of each float32 one that something wants so."""
         self.readers: dict[Expr, int] = {}
         """How often main reads each new value under any of its old names."""
+        self.made: dict[Hashable, Call] = {}
+        """Kernel calls by all that decides their function."""
         self.origins: dict[str, list[str]] = dict((self.main.attrs or {}).get(ORIGINS, {}))
         self.new_origins: dict[str, list[str]] = {}
         self.current: list[str] | None = None
@@ -114,12 +116,30 @@ class GraphRewriter:
         nodes = [*self.new_origins.get(getattr(value, "name", ""), ()), *(self.current or ())]
         self.current = list(dict.fromkeys(nodes))
 
-    def call(self, compute: Callable[..., te.Tensor], *args: Expr, hint: str) -> Call:
+    def call(
+        self,
+        compute: Callable[..., te.Tensor],
+        *args: Expr,
+        hint: str,
+        options: Hashable | None = None,
+    ) -> Call:
         """A kernel call of a tensor expression.
 
-        Options belong in its closure, where they stay plain Python numbers.
+        Options belong in its closure, where they stay plain Python numbers. Where `options` names
+        all of them, equal calls share what is made once: to make it takes more than a millisecond.
         """
-        return self.builder.call_te(compute, *args, primfunc_name_hint=hint)
+        shapes = [static_shape(arg) for arg in args]
+        if options is None or None in shapes:
+            return self.builder.call_te(compute, *args, primfunc_name_hint=hint)
+        key = (
+            hint,
+            options,
+            *((shape, str(arg.ty.dtype)) for shape, arg in zip(shapes, args, strict=True)),
+        )
+        if key not in self.made:
+            self.made[key] = self.builder.call_te(compute, *args, primfunc_name_hint=hint)
+        made = self.made[key]
+        return relax.call_tir(made.args[0], list(args), made.ty_args[0])
 
     def narrow(self, value: Expr) -> Expr:
         """The value rounded to bfloat16, once; before a reshape, so that its producer can do it."""
@@ -210,7 +230,7 @@ def array_constant(array: np.ndarray) -> GenericConst:
     """A constant with the elements of `array`, which are copied once, whatever its strides."""
     try:
         tensor = empty_tensor(array.shape, str(array.dtype))
-        np.copyto(np.from_dlpack(tensor), array)
+        copy_elements(np.from_dlpack(tensor), array)
     except (BufferError, RuntimeError, TypeError):  # a type that DLPack lacks in NumPy
         return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(array.dtype))
     return relax.const(tensor)

@@ -11,8 +11,8 @@ import tvm
 from tvm import relax
 
 from athanor.errors import CompileError
-from athanor.frontends.onnx.empty_tensor import empty_tensor
 from athanor.frontends.onnx.small_types import carried, carrier_of
+from athanor.frontends.onnx.weight_memory import empty_tensor, read_bytes
 
 _EXTERNAL = onnx.TensorProto.EXTERNAL
 
@@ -108,10 +108,8 @@ def _read_external(
     if expected:
         # NumPy's DLPack import lacks bfloat16 and float8, so the bytes are addressed directly
         view = (ctypes.c_ubyte * expected).from_address(result.data_ptr())
-        with path.open("rb") as file:
-            file.seek(offset)
-            if file.readinto(view) != expected:
-                raise CompileError(f"{what}: external data '{path}' is too short")
+        if not read_bytes(path, offset, memoryview(view).cast("B")):
+            raise CompileError(f"{what}: external data '{path}' is too short")
     return result
 
 

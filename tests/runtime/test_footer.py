@@ -8,7 +8,7 @@ import artifacts
 import pytest
 
 from athanor.errors import CompileError
-from athanor.runtime.footer import FOOTER, append_payload
+from athanor.runtime.footer import FOOTER, append_payload, hash_pieces
 
 
 def test_layout(elf, artifact):
@@ -39,6 +39,13 @@ def test_weights_come_from_pieces_or_a_file(elf, artifact, tmp_path):
     for weights in ([raw[:5], b"", bytearray(raw[5:7]), memoryview(raw)[7:]], tmp_path / "raw"):
         path = artifacts.write(elf, tmp_path / "n.so", weights=weights)
         assert path.read_bytes() == artifact.read_bytes()
+
+
+def test_a_hash_that_is_known_already_is_written_as_it_is(elf, artifact, tmp_path):
+    raw = artifacts.WEIGHT.tobytes()
+    options = artifacts.METADATA, artifacts.TRIPLE, (), tmp_path / "n.so"
+    append_payload(elf, [raw], *options, weights_hash=hash_pieces([raw[:3], raw[3:]]))
+    assert (tmp_path / "n.so").read_bytes() == artifact.read_bytes()
 
 
 def test_pages_are_larger_elsewhere(elf, tmp_path):
