@@ -19,7 +19,7 @@ from athanor.compiler.passes.rewrite import (
     static_shape,
 )
 from athanor.schedules.blocks import constant
-from athanor.schedules.compute import matmul
+from athanor.schedules.compute import few_rows, matmul
 from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.schedules.compute.pack import pack_kernel
 from athanor.targets import TargetSpec
@@ -132,6 +132,9 @@ class _Rewriter(GraphRewriter):
 
     def run_time_product(self, a: Expr, b: Expr, swapped: bool) -> Expr:
         """The kernel call of a @ b, or a @ b^T where swapped; batch axes are equal or 1."""
+        by_hand = self.read_once(a, b, swapped)
+        if by_hand is not None:
+            return by_hand
         if not swapped and self.has_few_rows(a, b):
             return self.call(matmul.few_rows_matmul, a, b, hint="matmul")
         tile = self.run_time_tile(a, b, swapped)
@@ -146,6 +149,27 @@ class _Rewriter(GraphRewriter):
         right = b if panels is None else panels
         options = swapped, panel, rows, width
         return self.call(product, a, right, hint="batch_matmul", options=options)
+
+    def read_once(self, a: Expr, b: Expr, swapped: bool) -> Expr | None:
+        """The kernel call where b is read once, where it lies; None where another kernel is."""
+        shape, other = static_shape(a), static_shape(b)
+        if shape is None or other is None or shape[:-2] != other[:-2]:
+            return None
+        *batch, rows, depth = shape
+        images, columns = math.prod(batch), other[-2] if swapped else other[-1]
+        if swapped and few_rows.worth_dots(rows, columns, self.target):
+            func = few_rows.row_dots_kernel(images, rows, columns, depth, self.target)
+        elif not swapped and few_rows.worth_lines(images, rows, depth, columns, self.target):
+            func = few_rows.row_lines_kernel(images, rows, depth, columns, self.target)
+        else:
+            return None
+        kernel = self.builder.add_func(func, "matmul")
+        flat = [
+            self.shaped(operand, [math.prod(sizes)]) for operand, sizes in ((a, shape), (b, other))
+        ]
+        ty = relax.TensorType([images * rows * columns], "float32")
+        made = self.emit(relax.call_tir(kernel, flat, ty))
+        return relax.op.reshape(made, [*batch, rows, columns])
 
     def in_panels(self, value: Expr, panel: int) -> Expr | None:
         """(..., N, K) -> (..., ceil(N / panel), K, panel), whole vectors turned in registers.
