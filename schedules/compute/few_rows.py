@@ -8,7 +8,6 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as I
 
-from athanor.schedules.compute.strided import Strided
 from athanor.targets.target import TargetSpec
 
 PARALLEL_MACS = 1 << 18
