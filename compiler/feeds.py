@@ -102,9 +102,14 @@ def _values(
     return rng.random(shape, np.float32).astype(dtype)
 
 
-def index_limits(model: onnx.ModelProto) -> dict[str, int]:
-    """How large the integers of an input may be: the rows of the table that it looks up."""
-    rows = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+def index_limits(
+    model: onnx.ModelProto, weights: Iterable[onnx.TensorProto] = ()
+) -> dict[str, int]:
+    """How large the integers of an input may be: the rows of the table that it looks up.
+
+    weights: initializers that are kept apart from the model.
+    """
+    rows = {tensor.name: tensor.dims for tensor in (*model.graph.initializer, *weights)}
     limits: dict[str, int] = {}
     renamed: dict[str, str] = {value.name: value.name for value in model.graph.input}
     for node in model.graph.node:

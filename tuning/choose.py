@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from athanor.compiler.choices import ChoicePoint
 from athanor.tuning.context import misfit
-from athanor.tuning.database import CHOICE
+from athanor.tuning.database import CHOICE, UNCONFIRMED
 from athanor.tuning.faster import is_faster
 from athanor.tuning.measure import Measurer
 from athanor.tuning.model_tasks import ModelTasks, Variant, variant_of
@@ -62,10 +63,13 @@ class GraphChoices:
 
     def __init__(self, model: ModelTasks) -> None:
         self.model = model
-        self._before = {key: int(record["value"]) for key, record in _recorded(model).items()}
-        self.known = dict(self._before)
-        self.found: set[str] = set()
-        """Operators for which this job recorded another choice than there was."""
+        self._last: dict[str, dict[str, Any]] = {}
+        """The last record of each operator."""
+        self._held: dict[str, dict[str, Any]] = {}
+        """The last one that does not wait for a comparison of the whole model."""
+        self.known: dict[str, int] = {}
+        for record in _recorded(model):
+            self._keep(record)
         self.base = model.variant({})
         """What the compiler's own models choose."""
         self.usual = self.base
@@ -84,18 +88,33 @@ class GraphChoices:
         """The choices that are made."""
         return {key: value for key, value in self.known.items() if key in self.base.points}
 
+    @property
+    def unconfirmed(self) -> list[str]:
+        """Operators whose choice waits for a comparison of the whole model."""
+        return [k for k in self._last if self._point(k) and self._last[k].get(UNCONFIRMED)]
+
     def value(self, key: str) -> int:
         """The present choice for an operator."""
-        return self.known.get(key, self.usual.points[key].preferred)
+        point = self._point(key)
+        assert point is not None, f"the model has no operator {key}"
+        known = self.known.get(key)
+        return known if known in point.candidates else point.preferred
+
+    def _point(self, key: str) -> ChoicePoint | None:
+        return self.usual.points.get(key) or self.base.points.get(key)
 
     def plan(self, most_secs: float = math.inf) -> None:
         """Plan the alternatives of every operator, as many as there is time for.
 
-        Open are those that were never decided.
+        Open are operators with alternatives that were never compared. Those are planned first, so
+        a job that goes on comes to what an earlier one had no time for.
         """
         points = self.usual.points
         others = {
-            key: [c for c in point.candidates if c != self.value(key)]
+            key: sorted(
+                (c for c in point.candidates if c != self.value(key)),
+                key=self._compared(key).__contains__,
+            )
             for key, point in points.items()
             if len(point.candidates) > 1 and all(point.nodes)
         }
@@ -119,8 +138,20 @@ class GraphChoices:
                 {v: (made, self._parts.kernels(made, places[key])) for v, made in options.items()},
             )
             self._places[key] = places[key]
-            if key not in self.known:
+            if options.keys() <= self._compared(key):
+                # What is known of their kernels says whether they are worth a second look.
+                for variant, kernels in self.planned[key].options.values():
+                    for kernel in kernels:
+                        self.model.state(variant.tasks[kernel])
+            else:
                 self.open[key] = self.planned[key]
+
+    def _compared(self, key: str) -> set[int]:
+        """The values that were compared when the present choice was made."""
+        candidates = self.usual.points[key].candidates
+        if self.known.get(key) not in candidates:
+            return set()
+        return set(self._last[key].get("compared", candidates))
 
     def waiting(self) -> set[str]:
         """Kernels that a choice may put others in the place of."""
@@ -137,7 +168,7 @@ class GraphChoices:
         return sum(state is None or not state.is_measured for state in states) + FINALISTS + 1
 
     def _kernels(self, key: str) -> Kernels:
-        return self.open[key].options[self.open[key].preferred][1]
+        return self.open[key].options[self.value(key)][1]
 
     def measure(
         self,
@@ -173,38 +204,40 @@ class GraphChoices:
         return sum(times)
 
     def _decide(self, key: str, measurer: Measurer) -> None:
-        """Measure the fastest in turn with the preferred one, and record what is fastest."""
+        """Measure the fastest in turn with the present choice, and record what is fastest."""
         choice = self.open.pop(key)
-        preferred = choice.preferred
+        now, tuned = self.value(key), key in self.known
         kernels = {value: found for value, (_, found) in choice.options.items()}
-        costs = {value: self._cost(found) for value, found in kernels.items()}
-        usual = costs[preferred]
-        near = [v for v, cost in costs.items() if v != preferred and cost < CLOSE * usual]
+        costs = {v: self.best_cost(key, v) if tuned else self._cost(kernels[v]) for v in kernels}
+        usual = costs[now]
+        near = [v for v, cost in costs.items() if v != now and cost < CLOSE * usual]
         near = sorted(near, key=lambda v: (costs[v], v))[:FINALISTS]
-        seconds = {preferred: (usual,)}
-        value = preferred
+        seconds = {now: (usual,)}
+        value = now
         if near and math.isfinite(usual):
-            seconds = self._in_turn({v: kernels[v] for v in (preferred, *near)}, measurer, False)
+            seconds = self._in_turn({v: kernels[v] for v in (now, *near)}, measurer, tuned)
             value = min(seconds, key=lambda v: (_median(seconds[v]), v))
-            if value != preferred and is_faster(seconds[value], seconds[preferred], LEAST_GAIN):
+            if value != now and is_faster(seconds[value], seconds[now], LEAST_GAIN):
                 # The fastest of several is partly the luckiest.
-                pair = {v: kernels[v] for v in (preferred, value)}
-                seconds = self._in_turn(pair, measurer, False)
-                if not is_faster(seconds[value], seconds[preferred], LEAST_GAIN):
-                    value = preferred
+                seconds = self._in_turn({v: kernels[v] for v in (now, value)}, measurer, tuned)
+                if not is_faster(seconds[value], seconds[now], LEAST_GAIN):
+                    value = now
             else:
-                value = preferred
-        times = _median(seconds[preferred]), _median(seconds[value])
+                value = now
+        times = _median(seconds[now]), _median(seconds[value])
         if not math.isfinite(times[0]):
             return
-        self._choose(key, value, *times)
+        self._choose(key, value, self._untuned(key) if tuned else times[0], times[1])
+
+    def _untuned(self, key: str) -> float:
+        """Seconds of what the compiler prefers, or of the present choice where that is unknown."""
+        options, preferred = self.planned[key].options, self.planned[key].preferred
+        return self._cost(options.get(preferred, options[self.value(key)])[1])
 
     def _choose(self, key: str, value: int, heuristic_secs: float, best_secs: float) -> None:
         choice = self.planned[key]
-        self._record(key, value, heuristic_secs, best_secs)
-        if value != self._before.get(key, choice.preferred):
-            self.found.add(key)
-        self.known[key] = value
+        compared = {*self._compared(key), *choice.options}
+        self._record(key, value, heuristic_secs, best_secs, sorted(compared))
         self._made[key] = (choice.options[value][0], self._places[key])
         self.reports = [report for report in self.reports if report.key != key]
         self.reports.append(ChoiceReport(key, value, choice.preferred, heuristic_secs, best_secs))
@@ -226,35 +259,59 @@ class GraphChoices:
             secs = self._in_turn(pair, measurer, True)
             if not is_faster(secs[value], secs[now], LEAST_GAIN):
                 return False
-        untuned = choice.options.get(choice.preferred, choice.options[now])[1]
-        self._choose(key, value, self._cost(untuned), _median(secs[value]))
+        self._choose(key, value, self._untuned(key), _median(secs[value]))
         return True
 
-    def _record(self, key: str, value: int, heuristic_secs: float, best_secs: float) -> None:
-        self.model.database.append(
-            CHOICE,
-            key=key,
-            context=self.model.context.as_dict(),
-            value=value,
-            seconds=best_secs,
-            heuristic_seconds=heuristic_secs,
-        )
+    def _record(
+        self, key: str, value: int, heuristic_secs: float, best_secs: float, compared: list[int]
+    ) -> None:
+        record: dict[str, Any] = {
+            "key": key,
+            "context": self.model.context.as_dict(),
+            "value": value,
+            "seconds": best_secs,
+            "heuristic_seconds": heuristic_secs,
+            "compared": compared,
+        }
+        if self.model.confirms and value != self._held_value(key):
+            record[UNCONFIRMED] = True
+        self._append(record)
+
+    def _append(self, record: dict[str, Any]) -> None:
+        fields = {k: v for k, v in record.items() if k not in ("kind", "format")}
+        self.model.database.append(CHOICE, **fields)
+        self._keep(fields)
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        key = record["key"]
+        self._last[key], self.known[key] = record, int(record["value"])
+        if not record.get(UNCONFIRMED):
+            self._held[key] = record
+
+    def _held_value(self, key: str) -> int:
+        point, held = self._point(key), self._held.get(key)
+        assert point is not None, f"the model has no operator {key}"
+        return int(held["value"]) if held else point.preferred
+
+    def confirm(self) -> None:
+        """The whole model is faster with what is chosen."""
+        for key in self.unconfirmed:
+            self._append({k: v for k, v in self._last[key].items() if k != UNCONFIRMED})
 
     def withdraw(self) -> None:
-        """Take back what this job chose for what was chosen before it, or the compiler's choice."""
-        for key, record in _recorded(self.model).items():
-            if key in self.found:
-                value = self._before.get(key, self.planned[key].preferred)
-                usual = record["heuristic_seconds"]
-                self._record(key, value, usual, usual)
-                self.known[key] = value
+        """Take back what is not confirmed: what was chosen before, or by the compiler, holds."""
+        withdrawn = self.unconfirmed
+        for key in withdrawn:
+            last, value = self._last[key], self._held_value(key)
+            usual, compared = last["heuristic_seconds"], last.get("compared", [])
+            self._record(key, value, usual, usual, compared)
         self.reports = [
             replace(report, value=self.known[report.key], best_secs=report.heuristic_secs)
-            if report.key in self.found
+            if report.key in withdrawn
             else report
             for report in self.reports
         ]
-        self.found, self._made = set(), {}
+        self._made = {}
 
     def _in_turn(
         self, options: dict[int, Kernels], measurer: Measurer, tuned: bool
@@ -313,11 +370,11 @@ class _Parts:
         )
 
 
-def _recorded(model: ModelTasks) -> dict[str, dict[str, Any]]:
-    """The choices that the database has for this context, by key."""
-    found = {}
-    for record in model.database.records(CHOICE):
-        same = record["context"]["threads"] == model.context.threads
-        if same and misfit(record["context"], model.context) is None:
-            found[record["key"]] = record
-    return found
+def _recorded(model: ModelTasks) -> list[dict[str, Any]]:
+    """The choices that the database has for this context, in order."""
+    return [
+        record
+        for record in model.database.records(CHOICE)
+        if record["context"]["threads"] == model.context.threads
+        and misfit(record["context"], model.context) is None
+    ]

@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
+
 from athanor.compiler.driver import build_artifact
 from athanor.compiler.feeds import make_feeds
 from athanor.errors import RunError
@@ -39,30 +41,33 @@ def is_model_faster(
     winograd: bool,
     dims: Mapping[str, int],
     threads: int,
+    limits: Mapping[str, int],
 ) -> bool:
     """Whether the records make the model faster on this machine.
 
-    True where they change no kernel, and where the model can't be run with made-up inputs.
+    limits: how large the integers of an input may be. True where the records change no kernel, and
+    False where the model fails with them alone. Raises RunError where the model can't be run with
+    made-up inputs.
     """
     plain = build_artifact(imported, target, winograd=winograd)
     tuned = build_artifact(imported, target, winograd=winograd, tuned=known)
     if plain.metadata["kernels"] == tuned.metadata["kernels"]:
         return True
     models = plain.load(threads=threads), tuned.load(threads=threads)
+    feeds = make_feeds(models[0].inputs, dims=dims, limits=limits)
+    models[0].run(feeds)
     try:
-        its, mine = _in_turn(models, dims)
+        models[1].run(feeds)
     except RunError:
-        return True
+        return False
+    its, mine = _in_turn(models, feeds)
     return is_faster(mine, its, LEAST_GAIN)
 
 
 def _in_turn(
-    models: tuple[Model, Model], dims: Mapping[str, int]
+    models: tuple[Model, Model], feeds: dict[str, np.ndarray]
 ) -> tuple[list[float], list[float]]:
-    """Seconds of one run of each model in each turn, who comes first changing."""
-    feeds = make_feeds(models[0].inputs, dims=dims)
-    for model in models:
-        model.run(feeds)
+    """Seconds of one run of each model, which are warm, in each turn, who comes first changing."""
     times: tuple[list[float], list[float]] = [], []
     started = time.perf_counter()
     for turn in range(TURNS):
@@ -93,7 +98,7 @@ def _alone() -> Iterator[None]:
         os.close(lock)
 
 
-def _seconds(model: Model, feeds: dict) -> float:
+def _seconds(model: Model, feeds: dict[str, np.ndarray]) -> float:
     """Of one run, the mean of as many as fill a turn."""
     count, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < TURN_SECS:

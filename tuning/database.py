@@ -33,6 +33,9 @@ WORKLOAD, TRIAL, BEST, CHOICE = "workload", "trial", "best", "choice"
 """Kinds of lines: a kernel before scheduling; a candidate's times or failure; what was faster than
 the heuristic, or nothing faster than it, when the best were measured in turn; the same of a choice
 about the graph."""
+UNCONFIRMED = "unconfirmed"
+"""Field of a BEST or CHOICE line that says that the job has yet to compare the whole model: it was
+stopped before, or is under way."""
 
 
 class DatabaseWarning(UserWarning):

@@ -8,7 +8,8 @@ from typing import Any
 
 import onnx
 
-from athanor.errors import CompileError
+from athanor.compiler.feeds import index_limits
+from athanor.errors import CompileError, RunError
 from athanor.frontends.onnx.importer import ImportedModel, import_model
 from athanor.frontends.onnx.model_file import SourceModel, read_model
 from athanor.frontends.onnx.type_check import blaming
@@ -86,20 +87,30 @@ def tune(
         assert used is not None
         context = make_context(spec, used.threads, used.cpu)
         tasks = ModelTasks(
-            imported, spec, winograd, dims or {}, builder, records, context, seed, precision
+            imported,
+            spec,
+            winograd,
+            dims or {},
+            builder,
+            records,
+            context,
+            seed,
+            precision,
+            confirms=own is not None and spec.gpu is None,
         )
         with blaming(source):
             graph = GraphChoices(tasks)
         job = _ModelJob(tasks, graph, used, trials, minutes, on_progress)
         job.with_choices = choices
-        if own is not None and spec.gpu is None:
+        if own is not None and tasks.confirms:
             job.is_model_faster = lambda: is_model_faster(
                 imported,
                 spec,
-                TunedKernels(database, spec, threads=own.threads),
+                TunedKernels(database, spec, threads=own.threads, confirming=True),
                 winograd,
                 dims or {},
                 own.threads,
+                index_limits(source.skeleton, source.weights.values()),
             )
         return job.run(job.states)
     finally:
@@ -181,6 +192,8 @@ class _ModelJob(Job):
     ) -> None:
         super().__init__(model.database, measurer, trials, minutes, on_progress)
         self.model, self.graph, self.second = model, graph, SecondLook(graph)
+        self._counted = graph.base
+        """The last variant whose kernels were all measured: a time without some would be short."""
         self._use(graph.base)
 
     def _use(self, variant: Variant) -> None:
@@ -188,19 +201,36 @@ class _ModelJob(Job):
         self.states = [self.model.state(task) for task in variant.tasks.values()]
         for state, task in zip(self.states, variant.tasks.values(), strict=True):
             state.task.calls = task.calls
+        self._count_measured()
+
+    def _count_measured(self) -> None:
+        if all(state.is_measured for state in self.states):
+            self._counted = self.variant
+
+    def _measure_heuristics(self) -> bool:
+        is_whole = super()._measure_heuristics()
+        self._count_measured()
+        return is_whole
 
     def _work(self) -> str:
         ended = self._tune()
-        states = self.model.states.values()
-        if self.is_model_faster is None or not (self.graph.found or any(s.found for s in states)):
+        waiting = self.graph.unconfirmed or any(s.is_unconfirmed for s in self.states)
+        if self.is_model_faster is None or not waiting:
             return ended
         self._tell("compare the whole model")
-        if self.is_model_faster():
-            return ended
-        self._use(self.graph.usual)
+        try:
+            is_faster, said = self.is_model_faster(), ""
+        except RunError as error:  # what was measured of the kernels is all there is to go by
+            is_faster, said = True, f"; the whole model can't be compared: {error}"
+        if is_faster:
+            self.graph.confirm()
+            for state in self.states:
+                state.confirm()
+            return f"{ended}{said}"
         self.graph.withdraw()
-        for state in states:
+        for state in self.model.states.values():
             state.withdraw()
+        self._use(self.model.variant(self.graph.values()))
         self._note()
         return f"{ended}; as a whole the tuned model was not faster, so it stays as it was"
 
@@ -261,8 +291,11 @@ class _ModelJob(Job):
         return super()._expected_secs() + choices
 
     def _seconds(self, best: bool) -> float:
-        """The model's time, of the kernels that are measured: tuned, or as it is untuned."""
-        return self.model.seconds(self.variant if best else self.graph.base, best)
+        """The model's time: tuned, or as it is untuned.
+
+        Kernels that come with another choice count once all of them are measured.
+        """
+        return self.model.seconds(self._counted if best else self.graph.base, best)
 
     def _choices(self) -> tuple[ChoiceReport, ...]:
         return tuple(self.graph.reports)

@@ -47,11 +47,13 @@ class ModelTasks:
         context: Context,
         seed: int,
         precision: str = "fp32",
+        confirms: bool = False,
     ) -> None:
+        """confirms: the job compares the whole model at its end."""
         self.imported, self.target, self.winograd, self.dims = imported, target, winograd, dims
         self.precision = precision
         self.builder, self.database, self.context = builder, database, context
-        self.seed = seed
+        self.seed, self.confirms = seed, confirms
         self.states: dict[str, TaskState] = {}
 
     def variant(self, values: Mapping[str, int]) -> Variant:
@@ -66,7 +68,12 @@ class ModelTasks:
         """What is known of a kernel."""
         if task.key not in self.states:
             self.states[task.key] = TaskState(
-                replace(task), self.builder, self.database, self.context, self.seed
+                replace(task),
+                self.builder,
+                self.database,
+                self.context,
+                self.seed,
+                self.confirms,
             )
         return self.states[task.key]
 

@@ -9,7 +9,6 @@ turn.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 
 from athanor.tuning.choose import GraphChoices
@@ -22,11 +21,10 @@ REACH = 0.6
 
 
 class SecondLook:
-    """The alternatives of one model, and how often each was tried again."""
+    """The alternatives of one model."""
 
     def __init__(self, graph: GraphChoices) -> None:
         self.graph = graph
-        self._rounds: Counter[tuple[str, int]] = Counter()
         self._compared: dict[tuple[str, int], tuple[float, float]] = {}
         """The times that were known at the last comparison."""
 
@@ -48,7 +46,6 @@ class SecondLook:
         states = self._open(key, value)
         state = max(states, key=lambda s: s.progress.next_gain * s.progress.best_secs)
         state.round(measurer, count, counted)
-        self._rounds[key, value] += 1
         now = self.graph.best_cost(key, self.graph.value(key))
         costs = self.graph.best_cost(key, value), now
         if costs[0] >= now or self._compared.get((key, value)) == costs:
@@ -62,8 +59,18 @@ class SecondLook:
         if not math.isfinite(own) or not 0 < now < math.inf or not self._open(key, value):
             return 0.0
         chance = 1 - (own / now - 1) / REACH
-        gain = FIRST_GAIN * DECAY ** self._rounds[key, value] * min(1.0, chance)
+        gain = FIRST_GAIN * DECAY ** self._rounds(key, value) * min(1.0, chance)
         return max(0.0, gain * now / (ROUND + FINALISTS + 1))
+
+    def _rounds(self, key: str, value: int) -> int:
+        """Made so far, by this job and those before, for kernels that the present choice has not.
+
+        A round that brought nothing closes its kernel, or counts there as failed.
+        """
+        options = self.graph.planned[key].options
+        own = options[value][1].keys() - options[self.graph.value(key)][1].keys()
+        states = [self.graph.model.states[name] for name in own]
+        return sum(-(-max(0, len(s.search.trials) - 1) // ROUND) + s.failed_rounds for s in states)
 
     def _open(self, key: str, value: int) -> list[TaskState]:
         states = self.graph.model.states

@@ -11,7 +11,7 @@ from typing import Any
 from athanor.schedules.decisions import DecisionPoint
 from athanor.tuning.build import Builder, Built, make_candidate, rule_of
 from athanor.tuning.context import Context, misfit
-from athanor.tuning.database import BEST, TRIAL, Database, DatabaseWarning
+from athanor.tuning.database import BEST, TRIAL, UNCONFIRMED, Database, DatabaseWarning
 from athanor.tuning.estimate import Progress
 from athanor.tuning.faster import is_faster, median_ratio
 from athanor.tuning.measure import DEVICE_LOST, Candidate, Failure, Measurement, Measurer
@@ -37,8 +37,15 @@ class TaskState:
     """See the module. `context` is that of all its measurements."""
 
     def __init__(
-        self, task: KernelTask, builder: Builder, database: Database, context: Context, seed: int
+        self,
+        task: KernelTask,
+        builder: Builder,
+        database: Database,
+        context: Context,
+        seed: int,
+        confirms: bool = False,
     ) -> None:
+        """confirms: what is faster than before waits for a comparison of the whole model."""
         self.task, self.builder, self.database, self.context = task, builder, database, context
         self.rule = rule_of(task.func, builder.target)
         self.search = Search(task.key, seed)
@@ -52,10 +59,11 @@ class TaskState:
         """What is recorded as faster than the heuristic's candidate; empty: nothing."""
         self.compared: tuple[tuple[int, ...], ...] = ()
         """The finalists of the last comparison."""
-        self.found = False
-        """Whether this job recorded something as faster."""
-        self._before: dict[str, Any] | None = None
-        """The record of what was fastest before it."""
+        self.confirms = confirms
+        self._last: dict[str, Any] = {}
+        """The last record of what is fastest."""
+        self._held: dict[str, Any] = {}
+        """The last one that waits for nothing."""
         self.failure: Failure | None = None
         """Of the heuristic's candidate: such a kernel can't be tuned."""
         self.failed_rounds = 0
@@ -72,6 +80,11 @@ class TaskState:
         """Whether the heuristic's time is known."""
         return math.isfinite(self.progress.heuristic_secs) or self.failure is not None
 
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether what is recorded as faster waits for a comparison of the whole model."""
+        return bool(self._last.get(UNCONFIRMED))
+
     def read(self) -> None:
         """Take over what the database has of this kernel and context."""
         for record in self.database.records(TRIAL, self.task.key):
@@ -85,7 +98,7 @@ class TaskState:
                 self.progress.best_secs = float(record["seconds"])
                 self.best_values = values
                 self.compared = tuple(tuple(compared) for compared in record["compared"])
-                self._before = record
+                self._keep(record)
         # as many rounds as the trials make, the last of which found nothing
         rounds = (len(self.search.trials) - 1) // ROUND
         self.progress.history += [self.progress.best_secs] * rounds
@@ -237,42 +250,55 @@ class TaskState:
         ratio = median_ratio(results[1].seconds, results[0].seconds) if index else 1.0
         secs = heuristic_secs * ratio
         self.compared = tuple(finalists)
-        self._record_best(built[index] if index else None, secs, heuristic_secs)
+        self.best_values = built[index].values if index else ()
+        self._record_best(built[index].names if index else (), secs, heuristic_secs)
         self.progress.heuristic_secs, self.progress.best_secs = heuristic_secs, secs
 
+    def confirm(self) -> None:
+        """The whole model is faster with what is recorded."""
+        if self.is_unconfirmed:
+            self._append_best({k: v for k, v in self._last.items() if k != UNCONFIRMED})
+
     def withdraw(self) -> None:
-        """Take back what this job recorded as faster: what was known before it is best again.
+        """Take back what is not confirmed: what was known before it is best again.
 
         A later job may compare the same finalists anew.
         """
-        if not self.found:
+        if not self.is_unconfirmed:
             return
-        before, self.found, self.compared = self._before, False, ()
+        held, self.compared = self._held, ()
         secs = self.progress.heuristic_secs
-        self.best_values = tuple(before["values"]) if before else ()
-        if before and self.best_values:
-            secs *= before["seconds"] / before["heuristic_seconds"]
-        self._append_best(before["names"] if before else [], secs, self.progress.heuristic_secs)
+        self.best_values = tuple(held.get("values", ()))
+        if self.best_values:
+            secs *= held["seconds"] / held["heuristic_seconds"]
+        self._record_best(held.get("names", ()), secs, self.progress.heuristic_secs)
         self.progress.best_secs = secs
 
-    def _record_best(self, best: Built | None, secs: float, heuristic_secs: float) -> None:
-        """best: None where nothing is faster than the heuristic."""
-        self.best_values = best.values if best else ()
-        self.found = best is not None
-        self._append_best(best.names if best else [], secs, heuristic_secs)
+    def _record_best(self, names: Sequence[str], secs: float, heuristic_secs: float) -> None:
+        """Of `best_values` and `compared`."""
+        record: dict[str, Any] = {
+            "workload": self.task.key,
+            "context": self.context.as_dict(),
+            "rule": self.rule,
+            "names": list(names),
+            "values": list(self.best_values),
+            "seconds": secs,
+            "heuristic_seconds": heuristic_secs,
+            "compared": [list(values) for values in self.compared],
+        }
+        if self.confirms and record["values"] and record["values"] != self._held.get("values"):
+            record[UNCONFIRMED] = True
+        self._append_best(record)
 
-    def _append_best(self, names: Sequence[str], secs: float, heuristic_secs: float) -> None:
-        self.database.append(
-            BEST,
-            workload=self.task.key,
-            context=self.context.as_dict(),
-            rule=self.rule,
-            names=list(names),
-            values=list(self.best_values),
-            seconds=secs,
-            heuristic_seconds=heuristic_secs,
-            compared=[list(values) for values in self.compared],
-        )
+    def _append_best(self, record: dict[str, Any]) -> None:
+        fields = {k: v for k, v in record.items() if k not in ("kind", "format")}
+        self.database.append(BEST, **fields)
+        self._keep(fields)
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        self._last = record
+        if not record.get(UNCONFIRMED):
+            self._held = record
 
     def _in_turn(self, built: Sequence[Built], measurer: Measurer) -> list[Measurement]:
         """The first of them is the heuristic's."""

@@ -1,5 +1,6 @@
 """Choices about the graph: measured, recorded, applied, and the same results by every one."""
 
+import shutil
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from athanor.compiler.driver import build_artifact, plan_program
 from athanor.frontends.onnx.importer import import_model
 from athanor.frontends.onnx.model_file import read_model
 from athanor.targets import find_target
+from athanor.tuning import job
 from athanor.tuning.database import CHOICE, Database, DatabaseWarning
 from athanor.tuning.job import tune
 from athanor.tuning.measure import Measurement
@@ -100,7 +102,7 @@ def test_every_alternative_computes_the_same(name):
 
 
 class Prefers(MadeUpTimes):
-    """Every kernel takes 1 ms, and those of some workloads less."""
+    """Every kernel takes 1 ms, and those of some workloads a tenth."""
 
     def __init__(self):
         super().__init__()
@@ -170,6 +172,76 @@ def test_an_alternative_may_win_once_it_is_tuned(tmp_path):
     # a job goes on from there
     again = tune(model, database=tmp_path, trials=4, measurer=times)
     assert again.choices == () and again.best_secs == 5e-4
+
+
+def stop_when_chosen(folder):
+    def on_progress(_report):
+        if Database(folder).records(CHOICE):
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_a_job_that_goes_on_looks_at_alternatives_again(tmp_path):
+    model = matmul(rows=3, columns=40, depth=33)
+    met, program = points(model)
+    ((key, point),) = met.points.items()
+    goal = next(c for c in point.candidates if c != point.preferred)
+    (other,) = points(model, {key: goal})[1].kernels.values()
+    (usual,) = program.kernels.values()
+    times = SlowUntilTuned(workload_key(usual), workload_key(other))
+    stop = stop_when_chosen(tmp_path)
+    first = tune(model, database=tmp_path, trials=60, measurer=times, on_progress=stop)
+    assert first.stage.startswith("interrupted")
+    assert [r["value"] for r in Database(tmp_path).records(CHOICE)] == [point.preferred]
+    report = tune(model, database=tmp_path, trials=60, measurer=times)
+    assert [choice.value for choice in report.choices] == [goal]
+    assert report.best_secs == 5e-4
+
+
+def test_alternatives_that_there_was_no_time_to_plan_are_planned_by_the_next_job(
+    tmp_path, monkeypatch
+):
+    model = matmul(rows=3, columns=40, depth=33)
+    met, _ = points(model)
+    ((key, point),) = met.points.items()
+    goal = point.candidates[-1]
+    times = Prefers()
+    times.fast = {workload_key(f) for f in points(model, {key: goal})[1].kernels.values()}
+    assert goal != point.preferred and len(point.candidates) > 3
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "SHARE_OF_PLANNING", 0)
+        for compared in (2, 3):
+            stop = stop_when_chosen(tmp_path / str(compared))
+            options = {"measurer": times, "minutes": 10, "trials": 60}
+            if compared == 3:  # goes on
+                shutil.copytree(tmp_path / "2", tmp_path / "3")
+                stop = None
+                options["trials"] = 4
+            tune(model, database=tmp_path / str(compared), on_progress=stop, **options)
+            *_, record = Database(tmp_path / str(compared)).records(CHOICE)
+            assert record["value"] == point.preferred and len(record["compared"]) == compared
+    report = tune(model, database=tmp_path / "2", trials=60, measurer=times)
+    assert [choice.value for choice in report.choices] == [goal]
+    *_, record = Database(tmp_path / "2").records(CHOICE)
+    assert record["compared"] == sorted(point.candidates)
+
+
+def test_kernels_that_were_never_measured_count_as_they_were(tmp_path):
+    """Not as if they took no time: the choice is known, and the trials end before its kernel."""
+    model = convolution()
+    met, program = points(model)
+    ((key, point),) = met.points.items()
+    goal = next(c for c in point.candidates if c != point.preferred)
+    times = Prefers()
+    times.fast = {workload_key(f) for f in points(model, {key: goal})[1].kernels.values()}
+    times.fast -= {workload_key(f) for f in program.kernels.values()}
+    tune(model, database=tmp_path, trials=40, measurer=times)
+    database = Database(tmp_path)
+    assert database.records(CHOICE)[-1]["value"] == goal
+    database.rewrite([line for line in database.lines if line["kind"] == CHOICE])
+    report = tune(model, database=tmp_path, trials=len(program.kernels), measurer=times)
+    assert report.best_secs == report.heuristic_secs == report.history[-1][-1] > 0
 
 
 def test_nothing_faster_keeps_the_preferred(tmp_path):

@@ -1,5 +1,9 @@
 """The whole model at the end of a job: records that do not make it faster are withdrawn."""
 
+import warnings
+
+import numpy as np
+import onnx
 import pytest
 
 import athanor
@@ -11,7 +15,14 @@ from athanor.frontends.onnx.model_file import read_model
 from athanor.targets import find_target
 from athanor.tuning import confirm, job
 from athanor.tuning.apply import TunedKernels
-from athanor.tuning.database import BEST, CHOICE, TRIAL, Database
+from athanor.tuning.database import (
+    BEST,
+    CHOICE,
+    TRIAL,
+    UNCONFIRMED,
+    Database,
+    DatabaseWarning,
+)
 from athanor.tuning.job import tune
 
 from .models import MadeUpTimes, matmul
@@ -26,8 +37,8 @@ def here(monkeypatch):
     monkeypatch.setattr(job, "LocalMeasurer", lambda _target, _threads: MadeUpTimes())
 
 
-def kernels(database=None):
-    return athanor.compile(MODEL, database=database).metadata["kernels"]
+def kernels(database=None, model=MODEL):
+    return athanor.compile(model, database=database).metadata["kernels"]
 
 
 @pytest.mark.usefixtures("here")
@@ -86,10 +97,69 @@ def test_nothing_is_compared_where_nothing_was_found(tmp_path, monkeypatch):
     tune(MODEL, database=tmp_path, trials=1, choices=False)
 
 
+def unconfirmed(folder):
+    """Of the last lines, those that wait for the comparison."""
+    database = Database(folder)
+    last = {
+        (kind, r.get("workload", r.get("key"))): r
+        for kind in (BEST, CHOICE)
+        for r in database.records(kind)
+    }
+    return [record for record in last.values() if record.get(UNCONFIRMED)]
+
+
+def interrupt(*_arguments):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("choices", [True, False])
+@pytest.mark.parametrize("is_faster", [True, False])
+def test_a_job_confirms_what_one_before_was_stopped_at(tmp_path, monkeypatch, choices, is_faster):
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "is_model_faster", interrupt)
+        report = tune(MODEL, database=tmp_path, trials=50, choices=choices)
+    assert report.stage.startswith("interrupted") and unconfirmed(tmp_path)
+    with pytest.warns(DatabaseWarning, match="before it compared the whole model"):
+        found = kernels(tmp_path)
+    assert found != kernels()
+    monkeypatch.setattr(job, "is_model_faster", lambda *_arguments: is_faster)
+    report = tune(MODEL, database=tmp_path, trials=1, choices=choices)
+    assert ("not faster" in report.stage) != is_faster
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DatabaseWarning)
+        assert kernels(tmp_path) == (found if is_faster else kernels())
+    # a kernel of an alternative that lost is in no model yet
+    assert choices or not unconfirmed(tmp_path)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_kernel_of_a_stopped_job_falls_back_to_what_was_confirmed(tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "is_model_faster", lambda *_arguments: True)
+    tune(matmul(), database=tmp_path, trials=4, choices=False)
+    held = kernels(tmp_path, matmul())
+    assert held != kernels(None, matmul())
+    monkeypatch.setattr(job, "is_model_faster", interrupt)
+    tune(matmul(), database=tmp_path, trials=25, choices=False)
+    assert unconfirmed(tmp_path)
+    monkeypatch.setattr(job, "is_model_faster", lambda *_arguments: False)
+    tune(matmul(), database=tmp_path, trials=1, choices=False)
+    assert kernels(tmp_path, matmul()) == held and not unconfirmed(tmp_path)
+
+
 def faster(tmp_path, threads=1):
     imported = import_model(read_model(MODEL), None, None)
-    known = TunedKernels(tmp_path, NATIVE, threads=threads)
-    return confirm.is_model_faster(imported, NATIVE, known, True, {}, threads)
+    known = TunedKernels(tmp_path, NATIVE, threads=threads, confirming=True)
+    return confirm.is_model_faster(imported, NATIVE, known, True, {}, threads, {})
+
+
+def test_records_of_other_threads_are_not_compared(tmp_path, monkeypatch):
+    tune(MODEL, database=tmp_path, trials=30, measurer=MadeUpTimes(), choices=False)
+    assert MadeUpTimes.threads == 2
+    monkeypatch.setattr(confirm, "_seconds", None)
+    assert faster(tmp_path, threads=1)  # nothing differs, so nothing runs
+    with pytest.raises(TypeError):
+        faster(tmp_path, threads=2)
 
 
 def test_equal_models_need_no_comparison(tmp_path, monkeypatch):
@@ -110,14 +180,50 @@ def test_the_gain_must_be_clear(tmp_path, monkeypatch, ratio, found):
     assert faster(tmp_path, threads=2) == found
 
 
-def test_a_model_that_does_not_run_by_itself_is_left_alone(tmp_path, monkeypatch):
-    tune(MODEL, database=tmp_path, trials=30, measurer=MadeUpTimes(), choices=False)
-
+@pytest.mark.usefixtures("here")
+def test_a_model_that_does_not_run_by_itself_keeps_what_was_found(tmp_path, monkeypatch):
     def refuse(*_arguments, **_options):
         raise RunError("input 'x' is of kind sequence")
 
     monkeypatch.setattr(confirm, "make_feeds", refuse)
-    assert faster(tmp_path, threads=2)
+    report = tune(MODEL, database=tmp_path, trials=30, choices=False)
+    assert "can't be compared: input 'x' is of kind sequence" in report.stage
+    assert report.gain > 0 and not unconfirmed(tmp_path)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_tuned_model_that_fails_is_not_faster(tmp_path, monkeypatch):
+    plain, run = str(kernels()), confirm.Model.run
+
+    def fail(model, feeds):
+        if str(model.metadata["kernels"]) != plain:
+            raise RunError("the kernel returned -1")
+        return run(model, feeds)
+
+    monkeypatch.setattr(confirm.Model, "run", fail)
+    report = tune(MODEL, database=tmp_path, trials=30, choices=False)
+    assert "not faster" in report.stage and kernels(tmp_path) == kernels()
+
+
+@pytest.mark.usefixtures("here")
+def test_indices_stay_within_their_table(tmp_path, monkeypatch):
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> net (int64[3, 40] ids) => (float[3, 33, 40] y)'
+        " { rows = Gather (table, ids) t = Transpose <perm = [0, 2, 1]> (rows)"
+        " m = Softmax (t) y = Relu (m) }"
+    )
+    model = onnx.parser.parse_model(text)
+    table = np.ones((9, 33), np.float32)  # over a kilobyte, so it is kept apart from the graph
+    model.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
+    seen = []
+
+    def look(_models, feeds):
+        seen.append(feeds["ids"].max())
+        return [1.0] * 15, [0.5] * 15
+
+    monkeypatch.setattr(confirm, "_in_turn", look)
+    report = tune(model, database=tmp_path, trials=60)
+    assert seen and max(seen) < 9, report.stage
 
 
 def test_models_take_turns(monkeypatch):
@@ -128,6 +234,6 @@ def test_models_take_turns(monkeypatch):
     program, _ = plan_program(imported, NATIVE, choices=Choices())
     assert program.kernels
     models = athanor.compile(MODEL).load(threads=1), athanor.compile(MODEL).load(threads=1)
-    its, mine = confirm._in_turn(models, {})
+    its, mine = confirm._in_turn(models, {"x": np.ones((3, 33), np.float32)})
     assert len(its) == len(mine) == confirm.TURNS
     assert order[:4] == [models[0], models[1], models[1], models[0]]
