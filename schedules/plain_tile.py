@@ -12,7 +12,14 @@ PACK_BYTES_PER_CYCLE = 10
 """At which channels are put into blocks and taken out again, from and to the L2 cache."""
 BLOCKED_EFFICIENCY = 0.95
 """Of blocked convolutions, over full blocks."""
-
+DEAL_CYCLES = 0.5
+"""To copy one element to where vectors of results read it, strides undone in registers."""
+DEALT_EFFICIENCY = 0.95
+"""Of products with such a copy, whose lines lie far from each other."""
+PHASES_EFFICIENCY = 0.7
+"""Of those that step from phase to phase where every weight needs an instruction to spread it."""
+FAR_BYTES_PER_CYCLE = 16
+"""What such a copy is written and read at beyond the L2 cache."""
 
 TAP_CYCLES, BLOCKED_TAP_CYCLES = 1.8, 1.05
 """Of a window's tap for one vector: along rows, whose loads cross cache lines, and in blocks."""
@@ -81,27 +88,58 @@ def plain_tile(
     return min(tiles, key=lambda tile: (tile.cycles, -tile.columns))
 
 
-def plain_cycles(
+@dataclass(frozen=True)
+class PlainForm:
+    """One way to convolve in NCHW, and its cycles less those that blocks take to pack and unpack.
+
+    "rows": vectors along the rows of a padded copy; "columns": of a copy whose columns are dealt
+    out by the stride; "taps": of a copy with the pixels of every tap, as one line.
+    """
+
+    name: str
+    cycles: float
+
+
+def plain_form(
     channels: tuple[int, int],
     image: tuple[int, int],
     result: tuple[int, int],
-    taps: int,
+    kernel: tuple[int, int],
+    stride: int,
     groups: int,
     target: TargetSpec,
-) -> float:
-    """Cycles of a convolution of stride 1 in NCHW, less those that blocks take to pack and unpack.
+) -> PlainForm:
+    """The fastest form of a convolution in NCHW.
 
-    channels: of input and output; image and result: their rows and columns; taps: of the kernel.
+    channels: of input and output; image and result: their rows and columns; stride: along columns.
     """
     inputs, outputs = channels
-    linear = taps == 1 and image == result
-    rows, width = (1, math.prod(result)) if linear else result
+    taps, pixels = math.prod(kernel), math.prod(result)
     steps = inputs // groups * taps
-    plain = groups * rows * steps * plain_tile(outputs // groups, width, steps, target).cycles
-    if not linear:
-        plain += inputs * math.prod(image) * 8 / PACK_BYTES_PER_CYCLE  # the copy with pads
-    moved = inputs * math.prod(image) + outputs * math.prod(result)
-    return plain - moved * 8 / PACK_BYTES_PER_CYCLE
+
+    def product(rows: int, width: int) -> float:
+        return groups * rows * steps * plain_tile(outputs // groups, width, steps, target).cycles
+
+    forms = []
+    if taps == 1 and image == result:
+        forms.append(PlainForm("rows", product(1, pixels)))
+    else:
+        if stride == 1:
+            copied = inputs * math.prod(image) * 8 / PACK_BYTES_PER_CYCLE
+            forms.append(PlainForm("rows", product(*result) + copied))
+        else:
+            dealt = inputs * image[0] * result[1] * min(stride, kernel[1])
+            efficiency = DEALT_EFFICIENCY if target.avx512 else PHASES_EFFICIENCY
+            cycles = product(*result) / efficiency + dealt * DEAL_CYCLES
+            forms.append(PlainForm("columns", cycles))
+        dealt = inputs * taps * pixels
+        far = max(0, 4 * dealt - target.l2_bytes // 2) * 2 / FAR_BYTES_PER_CYCLE
+        cycles = product(1, pixels) / DEALT_EFFICIENCY + dealt * DEAL_CYCLES + far
+        forms.append(PlainForm("taps", cycles))
+    best = min(forms, key=lambda form: form.cycles)
+    packed = inputs if inputs >= target.channel_block else 0
+    moved = packed * math.prod(image) + outputs * pixels
+    return PlainForm(best.name, best.cycles - moved * 8 / PACK_BYTES_PER_CYCLE)
 
 
 def blocked_cycles(result: tuple[int, int], taps: int, products: int, target: TargetSpec) -> float:

@@ -9,6 +9,7 @@ from athanor.schedules.rule import ScheduleRule, apply_decisions, apply_rules
 from athanor.schedules.rules.by_hand import ByHand
 from athanor.schedules.rules.cpu_conv2d import CPUConv2d
 from athanor.schedules.rules.cpu_conv2d_plain import CPUConv2dPlain
+from athanor.schedules.rules.cpu_deal import CPUDeal
 from athanor.schedules.rules.cpu_depthwise import CPUDepthwise
 from athanor.schedules.rules.cpu_elementwise import CPUElementwise
 from athanor.schedules.rules.cpu_fallback import CPUFallback
@@ -31,6 +32,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     CPUPool(),
     CPUPlainWindow(),
     CPUConv2dPlain(),
+    CPUDeal(),
     CPURecurrent(),
     CPUElementwise(),
     CPUWindow(),

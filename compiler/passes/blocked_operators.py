@@ -19,6 +19,7 @@ from athanor.compiler.passes.convolution_method import (
     reduced_by,
     winograd_convolution,
 )
+from athanor.compiler.passes.plain_convolution import dense_form, plain_convolution
 from athanor.compiler.passes.rewrite import (
     array_constant,
     op_name,
@@ -31,7 +32,6 @@ from athanor.schedules.plain_tile import (
     WINDOW_UNROLLED,
     blocked_cycles,
     blocked_window_cycles,
-    plain_cycles,
     plain_window_cycles,
 )
 
@@ -98,19 +98,24 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     # Dense with one input channel is no window: its outputs share what is loaded.
     window = in_channels == int(attrs.groups) and out_channels % in_channels == 0
     window = window and (in_channels > 1 or plan.kind != "dense")
-    rows, blocked = None, math.inf
+    rows, blocked, form = None, math.inf, None
     if alone and window:
         rows, blocked = _window_cycles(graph, call, kernel, strides, plan) or (None, math.inf)
-    elif alone and strides == (1, 1):
-        rows, blocked = _dense_cycles(graph, call, plan, kernel) or (None, math.inf)
+    elif alone:
+        form = dense_form(graph, call, plan, kernel)
+        if form is not None:
+            taps, result = math.prod(kernel), static_shape(graph.old)
+            assert result is not None, "a form is of known sizes"
+            rows = form.cycles
+            blocked = blocked_cycles((result[2], result[3]), taps, plan.nominal[1], graph.target)
     wide = rows is not None and rows < blocked
     method = choose_method(graph, data, weights, plan, options, alone, alone and few, rows, wide)
     if method == PLAIN and window:
         made = _depthwise_plain(graph, data, weights, options, name)
         if made is not None:
             return made
-    if method == PLAIN:
-        return None  # the result would be unpacked at once
+    if method == PLAIN:  # the result would be unpacked at once
+        return None if form is None else plain_convolution(graph, call, weights, form, name)
     source = graph.input_in_blocks(data, in_channels, plan.in_block)
     if method < DIRECT:
         made = winograd_convolution(graph, source, weights, plan, options, method)
@@ -128,20 +133,6 @@ def _convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr | None:
     compute = depthwise if plan.kind == "depthwise" else dense
     made = graph.call(compute, source, packed, hint="conv2d", options=(plan, *options.values()))
     return graph.emit_blocked(made, out_channels, name)
-
-
-def _dense_cycles(
-    graph: LayoutRewriter, call: Call, plan: conv2d.Conv2dPlan, kernel: Sequence[int]
-) -> tuple[float, float] | None:
-    """Of a convolution of stride 1 that nobody shares blocks with: in NCHW, and in blocks."""
-    assert graph.old is not None, "a binding is rewritten"
-    image, result = static_shape(call.args[0]), static_shape(graph.old)
-    if image is None or result is None:
-        return None
-    channels, taps = (plan.in_channels, plan.out_channels), kernel[0] * kernel[1]
-    sides = (image[2], image[3]), (result[2], result[3])
-    rows = plain_cycles(channels, *sides, taps, plan.groups, graph.target)
-    return rows, blocked_cycles(sides[1], taps, plan.nominal[1], graph.target)
 
 
 def _window_cycles(

@@ -4,7 +4,7 @@ from tvm import tirx, topi
 
 from athanor.schedules.compute.conv2d import plan_conv2d
 from athanor.schedules.decisions import Decisions
-from athanor.schedules.plain_tile import blocked_cycles, plain_cycles
+from athanor.schedules.plain_tile import blocked_cycles, plain_form
 from athanor.schedules.rule import apply_decisions
 from athanor.schedules.rules.cpu_conv2d_plain import CPUConv2dPlain
 from athanor.targets.rules import CPU_RULES
@@ -102,6 +102,6 @@ def test_the_faster_layout(channels, out_channels, size, kernel, groups, plain):
     result = tuple(length - kernel + 1 for length in size)
     products = plan_conv2d(channels, out_channels, (kernel, kernel), groups, 16).nominal[1]
     taps = kernel * kernel
-    rows = plain_cycles((channels, out_channels), size, result, taps, groups, NATIVE)
+    form = plain_form((channels, out_channels), size, result, (kernel, kernel), 1, groups, NATIVE)
     if NATIVE.vector_bits == 512:
-        assert (rows < blocked_cycles(result, taps, products, NATIVE)) == plain
+        assert (form.cycles < blocked_cycles(result, taps, products, NATIVE)) == plain
