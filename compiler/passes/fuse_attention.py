@@ -13,6 +13,7 @@ from tvm.ir import Call, Expr, IRModule
 from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
 from athanor.compiler.passes.strided_view import Symbols, number_of, view_of
 from athanor.schedules.compute.attention import Attention, ScoreStep, attention_kernel
+from athanor.schedules.compute.attention_rows import attention_rows_kernel, has_few_queries
 from athanor.schedules.compute.device_attention import device_attention_kernel, fits_device
 from athanor.schedules.compute.strided import Strided, elements
 from athanor.targets import TargetSpec
@@ -204,7 +205,9 @@ class _Rewriter(GraphRewriter):
         ]
         gpu = self.target.gpu
         if gpu is None:
-            func = attention_kernel(attention, symbols.parameters, buffers, self.target)
+            rows = has_few_queries(attention, self.target)
+            make = attention_rows_kernel if rows else attention_kernel
+            func = make(attention, symbols.parameters, buffers, self.target)
         else:
             func = device_attention_kernel(attention, symbols.parameters, buffers, gpu)
         kernel = self.builder.add_func(func, "attention")

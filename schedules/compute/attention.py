@@ -89,6 +89,20 @@ def attention_kernel(
     with a whole vector. A block holds the queries of one panel of a matrix product, the last one
     half as many where that is enough.
     """
+
+    def emit(given: Sequence[Any], out: Any) -> None:
+        _Kernel(attention, given, out, target).emit()
+
+    return attention_function(attention, symbols, buffers, emit)
+
+
+def attention_function(
+    attention: Attention,
+    symbols: Sequence[tirx.Var],
+    buffers: Sequence[tuple[Any, str]],
+    emit: Callable[[Sequence[Any], Any], None],
+) -> tirx.PrimFunc:
+    """The function of these parameters, its body by `emit(buffers, out)`."""
     with IRBuilder() as frame:
         with I.prim_func(is_private=True, s_tir=True):
             I.func_name("attention")
@@ -103,8 +117,25 @@ def attention_kernel(
             out = I.arg("out", I.buffer((count,), "float32"))
             # 8 is TVM's kOpaque: what has no block can't be fused
             I.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
-            _Kernel(attention, given, out, target).emit()
+            emit(given, out)
     return frame.get()
+
+
+def stepped(attention: Attention, operands: Sequence[Any], value: Any, place: Sequence[Any]) -> Any:
+    """A score after all steps; place: (batch, head, key, query)."""
+    for step in attention.steps:
+        number = tirx.const(step.number, "float32")
+        if step.place is None:
+            value = value * number
+            continue
+        operand = operands[step.operand][step.place.address(*place)]
+        if step.kind == "add":
+            value = value + operand
+        elif step.kind == "keep where":
+            value = tirx.Select(operand, value, number)
+        else:
+            value = tirx.Select(operand, number, value)
+    return value
 
 
 def _i64(value: Any) -> Any:
@@ -332,19 +363,7 @@ class _Kernel:
     def stepped(self, value: Any, key: Any, query: Any) -> Any:
         """A score after all steps."""
         batch, head, _ = self.place
-        for step in self.a.steps:
-            number = tirx.const(step.number, "float32")
-            if step.place is None:
-                value = value * number
-                continue
-            operand = self.operands[step.operand][step.place.address(batch, head, key, query)]
-            if step.kind == "add":
-                value = value + operand
-            elif step.kind == "keep where":
-                value = tirx.Select(operand, value, number)
-            else:
-                value = tirx.Select(operand, number, value)
-        return value
+        return stepped(self.a, self.operands, value, (batch, head, key, query))
 
     def exponentials(self, count: Any) -> None:
         """P = exp(p - top), added to total."""

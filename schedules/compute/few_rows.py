@@ -73,12 +73,12 @@ def row_dots_kernel(
             )
             I.func_attr(_BY_HAND)
             loop = I.parallel if images * rows * columns * depth >= PARALLEL_MACS else I.serial
-            with loop(_i64(0), _i64(images * chunks)) as task:
+            with loop(i64(0), i64(images * chunks)) as task:
                 dots = LaneDots(depth, target)
-                image = tirx.floordiv(task, _i64(chunks))
-                first = tirx.floormod(task, _i64(chunks)) * together
-                with _loop(tirx.min(_i64(tiles) - first, _i64(together))) as tile, _loop(rows) as r:
-                    column = tirx.min((first + tile) * lanes, _i64(columns - lanes))
+                image = tirx.floordiv(task, i64(chunks))
+                first = tirx.floormod(task, i64(chunks)) * together
+                with serial(tirx.min(i64(tiles) - first, i64(together))) as tile, serial(rows) as r:
+                    column = tirx.min((first + tile) * lanes, i64(columns - lanes))
                     row = image * rows + r
 
                     def left(k: Any, row: Any = row) -> Any:
@@ -88,7 +88,7 @@ def row_dots_kernel(
                         return b[(start + n) * depth + k]
 
                     dots.add_up(left, right)
-                    with I.vectorized(_i64(0), _i64(lanes)) as lane:
+                    with I.vectorized(i64(0), i64(lanes)) as lane:
                         I.buffer_store(y, dots.sums(lane), [row * columns + column + lane])
     return frame.get()
 
@@ -108,16 +108,16 @@ class LaneDots:
         lanes, acc = self.lanes, self.acc
         zero = tirx.const(0.0, "float32")
         whole = self.depth // lanes
-        with _unrolled(lanes) as n, _vector(lanes) as lane:
+        with unrolled(lanes) as n, vector(lanes) as lane:
             I.buffer_store(acc, zero, [n * lanes + lane])
-        with _loop(whole) as k, _unrolled(lanes) as n, _vector(lanes) as lane:
+        with serial(whole) as k, unrolled(lanes) as n, vector(lanes) as lane:
             place = n * lanes + lane
             added = left(k * lanes + lane) * right(n, k * lanes + lane)
             I.buffer_store(acc, acc[place] + added, [place])
         rest = self.depth - whole * lanes
         if rest and self.masked:
-            with _unrolled(lanes) as n, _vector(lanes) as lane:
-                place, k = n * lanes + lane, _i64(whole * lanes) + lane
+            with unrolled(lanes) as n, vector(lanes) as lane:
+                place, k = n * lanes + lane, i64(whole * lanes) + lane
 
                 def inside(value: Any, lane: Any = lane) -> Any:
                     return tirx.if_then_else(lane < rest, value, zero)
@@ -125,10 +125,10 @@ class LaneDots:
                 added = acc[place] + inside(left(k)) * inside(right(n, k))
                 I.buffer_store(acc, added, [place])
         elif rest:
-            with _unrolled(lanes) as n, _unrolled(rest) as k:
+            with unrolled(lanes) as n, unrolled(rest) as k:
                 added = left(whole * lanes + k) * right(n, whole * lanes + k)
                 I.buffer_store(acc, acc[n * lanes] + added, [n * lanes])
-        step, count = _i64(lanes), _i64(lanes)
+        step, count = i64(lanes), i64(lanes)
         addresses = tirx.address_of(acc[0]), tirx.address_of(self.turned[0])
         name = f"athanor_transpose_{lanes}"
         call = tirx.call_extern("int32", name, addresses[0], step, count, addresses[1], step, count)
@@ -169,10 +169,10 @@ def row_lines_kernel(
                 for name, size in zip("aby", sizes, strict=True)
             )
             I.func_attr(_BY_HAND)
-            with (I.parallel if parallel else I.serial)(_i64(0), _i64(images * chunks)) as task:
-                image = tirx.floordiv(task, _i64(chunks))
-                first = tirx.floormod(task, _i64(chunks)) * chunk
-                count = tirx.min(_i64(columns) - first, _i64(chunk))
+            with (I.parallel if parallel else I.serial)(i64(0), i64(images * chunks)) as task:
+                image = tirx.floordiv(task, i64(chunks))
+                first = tirx.floormod(task, i64(chunks)) * chunk
+                count = tirx.min(i64(columns) - first, i64(chunk))
 
                 def step(column: Any, k: Any, lines: int, r: Any, started: bool) -> None:
                     row = image * rows + r
@@ -184,17 +184,17 @@ def row_lines_kernel(
                     I.buffer_store(y, total, [place])
 
                 def block(k: Any, lines: int, started: bool) -> None:
-                    with _loop(tirx.floordiv(count, _i64(lanes))) as vector, _loop(rows) as r:
-                        with _vector(lanes) as lane:
-                            step(vector * lanes + lane, k, lines, r, started)
-                    whole = tirx.floordiv(count, _i64(lanes)) * lanes
-                    with _loop(count - whole) as rest, _loop(rows) as r:
+                    with serial(tirx.floordiv(count, i64(lanes))) as number, serial(rows) as r:
+                        with vector(lanes) as lane:
+                            step(number * lanes + lane, k, lines, r, started)
+                    whole = tirx.floordiv(count, i64(lanes)) * lanes
+                    with serial(count - whole) as rest, serial(rows) as r:
                         step(whole + rest, k, lines, r, started)
 
                 head = depth % LINES or LINES
-                block(_i64(0), min(head, depth), started=False)
+                block(i64(0), min(head, depth), started=False)
                 if depth > head:
-                    with _loop((depth - head) // LINES) as number:
+                    with serial((depth - head) // LINES) as number:
                         block(number * LINES + head, LINES, started=True)
     return frame.get()
 
@@ -203,17 +203,21 @@ def row_lines_kernel(
 _BY_HAND = {"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8}
 
 
-def _i64(value: Any) -> Any:
+def i64(value: Any) -> Any:
+    """A number as TIR's 64-bit one."""
     return tirx.IntImm("int64", value) if isinstance(value, int) else value
 
 
-def _loop(extent: Any) -> Any:
-    return I.serial(_i64(0), _i64(extent))
+def serial(extent: Any) -> Any:
+    """A loop."""
+    return I.serial(i64(0), i64(extent))
 
 
-def _unrolled(extent: int) -> Any:
-    return I.unroll(_i64(0), _i64(extent))
+def unrolled(extent: int) -> Any:
+    """A loop of which every turn is written out."""
+    return I.unroll(i64(0), i64(extent))
 
 
-def _vector(extent: int) -> Any:
-    return I.vectorized(_i64(0), _i64(extent))
+def vector(extent: int) -> Any:
+    """A loop over lanes."""
+    return I.vectorized(i64(0), i64(extent))

@@ -33,7 +33,9 @@ def expected(q, k, v, scale, bias=0.0, guarded=False):
         return np.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
-def run(sizes, bias=None, guarded=False, symbolic=False, q=None):
+def run(
+    sizes, bias=None, guarded=False, symbolic=False, q=None, make=attention_kernel, target=NATIVE
+):
     """The kernel's result and NumPy's, for (batch, heads, queries, keys, size, value size)."""
     batch, heads, queries, keys, size, value_size = sizes
     q = random(batch, queries, heads, size) if q is None else q
@@ -55,11 +57,11 @@ def run(sizes, bias=None, guarded=False, symbolic=False, q=None):
         *(0.25, steps, guarded),
     )
     buffers = [(elements(list(shape)), "float32") for shape in shapes]
-    func = attention_kernel(attention, symbols, buffers, NATIVE)
-    sch, rule = schedule(func, NATIVE)
+    func = make(attention, symbols, buffers, target)
+    sch, rule = schedule(func, target)
     assert rule == "ByHand"
     out = np.full((batch, queries, heads, value_size), 77, "float32")
-    kernel = Kernel(sch.mod["main"])
+    kernel = Kernel(sch.mod["main"], target)
     kernel(*arrays, out, *((batch, queries, keys) if symbolic else ()))
     return out, expected(q, k, v, 0.25, 0.0 if bias is None else bias, guarded)
 
