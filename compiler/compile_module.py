@@ -11,15 +11,18 @@ from athanor.compiler.artifact import Artifact
 from athanor.compiler.driver import build_artifact
 from athanor.frontends.onnx.importer import ImportedModel
 from athanor.frontends.onnx.shapes import TensorSpec
-from athanor.targets import find_target
+from athanor.targets import target_for_precision
 
 
-def compile_module(mod: IRModule, target: str = "native", *, profile: bool = False) -> Artifact:
+def compile_module(
+    mod: IRModule, target: str = "native", *, profile: bool = False, precision: str = "fp32"
+) -> Artifact:
     """Compile a Relax module whose `main` takes and returns tensors, with kernels of your own.
 
     Inputs are named after the parameters of `main`, outputs `output0`, `output1`, ... A prim_func
     with the attribute `tirx.is_scheduled` keeps its loops; all others are scheduled as those of a
-    model are. profile: as for `athanor.compile`. Raises CompileError for an unknown target.
+    model are. profile, precision: as for `athanor.compile`. Raises CompileError for a target or
+    precision that there is not.
     """
     main = mod["main"]
     inputs = tuple(_spec(param.name, param.ty) for param in main.params)
@@ -30,7 +33,8 @@ def compile_module(mod: IRModule, target: str = "native", *, profile: bool = Fal
     )
     digest = hashlib.sha256(mod.script(show_meta=True).encode()).hexdigest()
     imported = ImportedModel(mod, inputs, outputs, tuple(symbols), (), digest, {})
-    return build_artifact(imported, find_target(target), profile=profile)
+    spec = target_for_precision(target, precision)
+    return build_artifact(imported, spec, profile=profile, precision=precision)
 
 
 def _spec(name: str, ty: relax.TensorType) -> TensorSpec:

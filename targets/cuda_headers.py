@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 NAMESPACE = "athanor::"
-HEADERS = ("warp.cuh", "tiles.cuh", "warpgroup.cuh", "product.cuh")
+HEADERS = ("warp.cuh", "tiles.cuh", "warpgroup.cuh", "product.cuh", "attention.cuh")
 """In order: each uses those before it."""
 BEGIN = "// Device functions of Athanor\n"
 """The line in front of them."""

@@ -11,12 +11,19 @@ from tvm import relax, tirx
 from tvm.ir import Call, Expr, IRModule
 
 from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
-from athanor.compiler.passes.strided_view import Symbols, number_of, view_of
+from athanor.compiler.passes.strided_view import Operand, Symbols, number_of, view_of
 from athanor.schedules.compute.attention import Attention, ScoreStep, attention_kernel
 from athanor.schedules.compute.attention_rows import attention_rows_kernel, has_few_queries
 from athanor.schedules.compute.device_attention import device_attention_kernel, fits_device
 from athanor.schedules.compute.strided import Strided, elements
+from athanor.schedules.compute.tensor_attention import (
+    fits_tensor_cores,
+    is_row_major,
+    tensor_attention_kernel,
+)
 from athanor.targets import TargetSpec
+
+_NARROW = ("float16", "bfloat16")
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseAttention")
@@ -31,9 +38,11 @@ class FuseAttention:
     Between product and softmax there may be products with a number, sums with a tensor and choices
     by a tensor; behind the softmax the choice of 0 for what is no number. Heads may share keys, by
     broadcasting, by repetition or by taking the heads of a key as one longer sequence. Transposes,
-    reshapes and slices of q, k and v become part of the kernel's addresses. Declines float types
-    but float32, sizes of a head that are symbolic, and scores or weights that are read elsewhere.
-    Before PackMatmul. Keeps outputs but for the order of summation.
+    reshapes and slices of q, k and v become part of the kernel's addresses. On a GPU with tensor
+    cores float16 and bfloat16 are taken too, scores and weights in float32 as they are or cast;
+    where products of a float32 model are to be 16-bit, q, k and v are rounded. Declines other
+    types, sizes of a head that are symbolic, and scores or weights that are read elsewhere. Before
+    PackMatmul and NarrowProducts. Keeps outputs but for rounding and the order of summation.
     """
 
     def __init__(self, target: TargetSpec) -> None:
@@ -92,12 +101,14 @@ class _Rewriter(GraphRewriter):
         if (shaped := call_of(self.definition.get(weights), "relax.reshape")) is not None:
             links.append(shaped.args[0])
         regrouped = len(links) == 2
+        if (cast := self.uncast(links[-1])) is not None:
+            links.append(cast)
         inner = self.unguarded(links[-1])
         guarded = not inner.same_as(links[-1])
         if guarded:
             links.append(inner)
         softmax = call_of(self.definition.get(inner), "relax.nn.softmax")
-        if softmax is None or not _is_float32(old):
+        if softmax is None or not self.is_taken(old):
             return None
         rank = len(inner.ty.shape.values)
         scores = self.scores_of(softmax.args[0])
@@ -118,6 +129,17 @@ class _Rewriter(GraphRewriter):
             return moved
         return self.emit(relax.op.reshape(moved, old.ty.shape))
 
+    def is_taken(self, value: Expr) -> bool:
+        """Whether a value has a known rank and a type that the target has a kernel for."""
+        gpu = self.target.gpu
+        narrow = _NARROW if gpu and gpu.tensor_cores else ()
+        return _dtype(value) in ("float32", *narrow)
+
+    def uncast(self, value: Expr) -> Expr | None:
+        """What a cast of scores or weights between the types that are taken leads back to."""
+        call = call_of(self.definition.get(value), "relax.astype")
+        return call.args[0] if call is not None and self.is_taken(call.args[0]) else None
+
     def unguarded(self, value: Expr) -> Expr:
         """X where `value` is `where(isnan(x), 0, x)`, else `value`."""
         chosen = call_of(self.definition.get(value), "relax.where")
@@ -134,10 +156,15 @@ class _Rewriter(GraphRewriter):
         """The product behind `value`, and the steps from it to there."""
         call = self.definition.get(value)
         kind = op_name(call)
-        if kind is None or self.readers.get(value) != 1 or not _is_float32(value):
+        if kind is None or self.readers.get(value) != 1 or not self.is_taken(value):
             return None
         if kind == "relax.matmul":
             return _Scores(value, passed=[value])
+        if (cast := self.uncast(value)) is not None:
+            found = self.scores_of(cast)
+            if found is not None:
+                found.passed.append(value)
+            return found
         for path, step, operand in _steps(kind, call):
             if not tvm_ffi.structural_equal(path.ty.shape, value.ty.shape):
                 if kind != "relax.reshape":
@@ -162,7 +189,8 @@ class _Rewriter(GraphRewriter):
     ) -> tuple[Call, list[Any]] | None:
         """The kernel's call, and the shape of its result with a head beside a row."""
         product = self.definition[scores.product]
-        if any(not _is_float32(arg) for arg in (*product.args, value)):
+        dtype = _dtype(value)
+        if any(_dtype(arg) != dtype for arg in product.args):
             return None
         ranks = {len(arg.ty.shape.values) for arg in (*product.args, value)}
         if ranks != {len(weights.ty.shape.values)}:
@@ -190,7 +218,11 @@ class _Rewriter(GraphRewriter):
             return None
         if any(part == 0 for part in (batch, heads, queries, keys, size, value_size)):
             return None
-        if self.target.gpu and not fits_device(size, value_size, self.target.gpu):
+        narrow = self.narrow_type(dtype, [query, key, values])
+        gpu = self.target.gpu
+        if narrow is None and (
+            dtype != "float32" or (gpu and not fits_device(size, value_size, gpu))
+        ):
             return None
         steps, operands, scale = self.steps(scores, symbols, query.scale * key.scale, len(full))
         attention = Attention(
@@ -198,16 +230,20 @@ class _Rewriter(GraphRewriter):
             *(query.view, key.view, values.view),
             *(scale, steps, guarded),
         )
-        bases = [query.base, key.base, values.base, *operands]
+        read = [query.base, key.base, values.base]
+        if narrow and narrow != dtype:
+            read = [self.narrowed_to(narrow, base) for base in read]
+        bases = [*read, *operands]
         shapes = [[symbols.own(dim) for dim in base.ty.shape.values] for base in bases]
         buffers = [
             (elements(shape), str(base.ty.dtype)) for shape, base in zip(shapes, bases, strict=True)
         ]
-        gpu = self.target.gpu
         if gpu is None:
             rows = has_few_queries(attention, self.target)
             make = attention_rows_kernel if rows else attention_kernel
             func = make(attention, symbols.parameters, buffers, self.target)
+        elif narrow:
+            func = tensor_attention_kernel(attention, symbols.parameters, buffers, gpu)
         else:
             func = device_attention_kernel(attention, symbols.parameters, buffers, gpu)
         kernel = self.builder.add_func(func, "attention")
@@ -216,9 +252,26 @@ class _Rewriter(GraphRewriter):
         shape = [symbols.given(dim) for dim in result]
         count = symbols.given(elements(result))
         made = relax.call_tir(
-            kernel, [*symbols.arguments, *flat], relax.TensorType([count], "float32")
+            kernel, [*symbols.arguments, *flat], relax.TensorType([count], narrow or "float32")
         )
+        if narrow and narrow != dtype:
+            made = relax.op.astype(self.emit(made), dtype)
         return made, shape if len(full) == 4 else [shape[0], shape[1], shape[3]]
+
+    def narrow_type(self, dtype: str | None, operands: list[Operand]) -> str | None:
+        """The 16-bit type in which tensor cores compute this; None: they can't, or aren't to."""
+        gpu = self.target.gpu
+        narrow = gpu and (dtype if dtype in _NARROW else gpu.narrow)
+        _, key, values = operands
+        if not gpu or not narrow or not all(is_row_major(operand.view) for operand in operands):
+            return None
+        return narrow if fits_tensor_cores(key.shape[3], values.shape[3], gpu) else None
+
+    def narrowed_to(self, dtype: str, value: Expr) -> Expr:
+        """The value rounded, once."""
+        if value not in self.narrowed:
+            self.narrowed[value] = self.emit(relax.op.astype(value, dtype))
+        return self.narrowed[value]
 
     def steps(
         self, scores: _Scores, symbols: Symbols, scale: float, rank: int
@@ -233,9 +286,14 @@ class _Rewriter(GraphRewriter):
                 else:
                     scale *= step.number
                 continue
-            turned = self.turn(operand)
+            turned = operand if self.target.gpu else self.turn(operand)
             shape = [symbols.own(dim) for dim in turned.ty.shape.values]
-            view = Strided.whole(shape)
+            if self.target.gpu:  # neighbouring threads have neighbouring keys
+                shape = [1] * (2 - len(shape)) + shape
+                view = Strided.whole(shape)
+                view = view.permuted([*range(len(shape) - 2), len(shape) - 1, len(shape) - 2])
+            else:
+                view = Strided.whole(shape)
             axes = ((),) * (rank - len(shape)) + view.axes
             axes = (axes[0], (), *axes[1:]) if rank == 3 else axes
             steps.append(
@@ -290,12 +348,12 @@ def _steps(kind: str, call: Call) -> list[tuple[Expr, ScoreStep, Expr | None]]:
     return []
 
 
-def _is_float32(value: Expr) -> bool:
-    """Whether a value is a float32 tensor of known rank."""
+def _dtype(value: Expr) -> str | None:
+    """The type of a tensor of known rank; None for anything else."""
     ty = value.ty
     if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
-        return False
-    return str(ty.dtype) == "float32"
+        return None
+    return str(ty.dtype)
 
 
 def _size(value: Expr) -> Any:

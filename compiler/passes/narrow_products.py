@@ -63,6 +63,10 @@ class _Rewriter(GraphRewriter):
             made = self.emit(relax.op.astype(narrow, "float32"))
             self.narrowed[made] = narrow
             return made
+        elif kind == "relax.astype" and _is_widening(call, self.dtype):
+            made = self.emit(call, name)
+            self.narrowed[made] = call.args[0]
+            return made
         else:
             plain = [self.widened(arg) for arg in call.args]
             made = relax.Call(call.op, plain, call.attrs, ty_args=call.ty_args)
@@ -113,6 +117,11 @@ class _Rewriter(GraphRewriter):
 
 def _all_float32(call: Call) -> bool:
     return all(str(getattr(arg.ty, "dtype", "")) == "float32" for arg in call.args)
+
+
+def _is_widening(call: Call, dtype: str) -> bool:
+    """Whether a cast only widens numbers that are rounded already."""
+    return str(call.args[0].ty.dtype) == dtype and str(call.attrs.dtype) == "float32"
 
 
 def _read_by_products(main: relax.Function) -> set[relax.Var]:

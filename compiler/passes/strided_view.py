@@ -14,6 +14,8 @@ from athanor.compiler.passes.rewrite import constant_array, op_name
 from athanor.schedules.blocks import constant
 from athanor.schedules.compute.strided import Factor, Strided
 
+FLOATS = ("float32", "float16", "bfloat16")
+"""Types whose views are looked through: what is left out of a product is rounded at most."""
 _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")
 
 
@@ -105,7 +107,7 @@ def _through(
             return None
     if not isinstance(source.ty, relax.TensorType):
         return None
-    if not isinstance(source.ty.shape, relax.ShapeExpr) or str(source.ty.dtype) != "float32":
+    if not isinstance(source.ty.shape, relax.ShapeExpr) or str(source.ty.dtype) not in FLOATS:
         return None
     inner = view_of(source, definition, symbols)
     view: Strided | None = None

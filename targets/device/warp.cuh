@@ -13,6 +13,8 @@
 //                                                     // row l % 8 of matrix l / 8; 16 bytes a row
 //   athanor::load_matrices_transposed(r, row);        // .trans, for numbers of 16 bits
 //   athanor::multiply<athanor::Half>(d, a, b);        // d += a * b, one mma.sync
+//   athanor::pack<athanor::Half>(low, high);          // two float32 rounded to one word
+//   athanor::exponential(x);                          // e to the x, to 2 units of float32
 //
 // Fragments of multiply<Half>, multiply<BFloat> (16 x 8, depth 16) and multiply<TF32> (16 x 8,
 // depth 8): d[0], d[1] are row lane / 4, columns lane % 4 * 2 and the next; d[2], d[3] eight rows
@@ -96,6 +98,13 @@ struct Half {
     ATHANOR_MMA("m16n8k16.row.col.f32.f16.f16.f32");
 #endif
   }
+  static __device__ __forceinline__ uint32_t pack(float low, float high) {
+    uint32_t both = 0;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;\n" : "=r"(both) : "f"(high), "f"(low));
+#endif
+    return both;
+  }
 };
 struct BFloat {
   typedef uint16_t Element;
@@ -104,6 +113,13 @@ struct BFloat {
 #if __CUDA_ARCH__ >= 800
     ATHANOR_MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
 #endif
+  }
+  static __device__ __forceinline__ uint32_t pack(float low, float high) {
+    uint32_t both = 0;
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(both) : "f"(high), "f"(low));
+#endif
+    return both;
   }
 };
 struct TF32 {
@@ -126,6 +142,17 @@ template <class Number>
 static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4],
                                                 const uint32_t (&b)[2]) {
   Number::mma(d, a, b);
+}
+
+template <class Number>
+static __device__ __forceinline__ uint32_t pack(float low, float high) {
+  return Number::pack(low, high);
+}
+
+static __device__ __forceinline__ float exponential(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(power) : "f"(x * 1.4426950408889634f));
+  return power;
 }
 
 }  // namespace athanor

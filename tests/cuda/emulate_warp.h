@@ -95,6 +95,12 @@ struct Half {
     memcpy(&x, &bits, 2);
     return float(x);
   }
+  static uint32_t bits(float number) {
+    const half x(number);
+    uint16_t word;
+    memcpy(&word, &x, 2);
+    return word;
+  }
 };
 struct BFloat {
   typedef uint16_t Element;
@@ -103,6 +109,12 @@ struct BFloat {
     float x;
     memcpy(&x, &bits, 4);
     return x;
+  }
+  static uint32_t bits(float number) {
+    const nv_bfloat16 x(number);
+    uint16_t word;
+    memcpy(&word, &x, 2);
+    return word;
   }
 };
 struct TF32 {
@@ -118,6 +130,15 @@ struct TF32 {
 struct Single {
   typedef uint32_t Element;
 };
+
+template <class Number>
+uint32_t pack(float low, float high) {
+  return Number::bits(high) << 16 | Number::bits(low);
+}
+static inline float exponential(float x) {  // denormals flushed, as ex2.approx.ftz does
+  const float power = exp2f(x * 1.4426950408889634f);
+  return power < 1.17549435e-38f ? 0.0f : power;
+}
 
 struct Operands {
   uint32_t a[4], b[2];

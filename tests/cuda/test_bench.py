@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from . import emulation
+from .test_images import two_kernels
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
@@ -155,3 +156,20 @@ def test_cases_of_the_suite_are_packed_and_run(driver, pack, tmp_path, monkeypat
             file.writestr(name, data)
     done = in_folder(folder, "cuda_suite.py", "--only", "relu")
     assert done.returncode == 1 and "test_relu FAILS: " in done.stdout
+
+
+def test_launches_are_counted(tmp_path, capsys, monkeypatch):
+    """Of softmax(x @ weight)."""
+    spec = importlib.util.spec_from_file_location("cuda_launches", BENCH / "cuda_launches.py")
+    launches = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launches)
+    onnx.save(two_kernels(), tmp_path / "m.onnx")
+    arguments = ["cuda_launches.py", str(tmp_path / "m.onnx"), "--batch", "32", "--steps"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--precision", "fp32"])
+    launches.main()
+    first, *steps = capsys.readouterr().out.splitlines()
+    assert first == "m, batch 32, fp32: 2 launches (CUDAMatmul 1, CUDARows 1)"
+    assert [step.split()[:4] for step in steps] == [
+        ["CUDAMatmul", "1", "float32", "32x50"],
+        ["CUDARows", "1", "float32", "32x50"],
+    ]
