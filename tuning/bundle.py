@@ -155,15 +155,21 @@ class _Gathering:
 
 
 def _propose(states: Sequence[TaskState], trials: int | None) -> list[Candidate]:
-    """Candidates of all kernels that have a choice, each kernel's heuristic first."""
-    open_states = [state for state in states if state.is_open]
+    """Candidates of all kernels that have a choice.
+
+    Of each kernel the heuristic's first, then what is fastest so far, then new ones.
+    """
+    # What one visit found is measured by a second one, even where nothing new is left.
+    open_states = [s for s in states if s.is_open or (s.best_values and s.comparisons == 1)]
     each = PER_KERNEL if trials is None else max(2, trials // max(1, len(open_states)))
     found: list[Candidate] = []
     for state in open_states:
         gathering = _Gathering()
         state.measure_heuristic(gathering, lambda: None)
+        state.compare(gathering, again=True)
         if state.is_open:
-            state.round(gathering, each - 1, lambda: None)
+            left = max(1, each - len(gathering.candidates))
+            state.round(gathering, left, lambda: None)
         found += gathering.candidates.values()
     return [c for c, bad in zip(found, build_failures(found), strict=True) if bad is None]
 

@@ -21,7 +21,7 @@ from athanor.compiler.choices import ChoicePoint
 from athanor.tuning.context import misfit
 from athanor.tuning.database import CHOICE, UNCONFIRMED
 from athanor.tuning.faster import is_faster
-from athanor.tuning.measure import Measurer
+from athanor.tuning.measure import DEVICE_LOST, Measurer
 from athanor.tuning.model_tasks import ModelTasks, Variant, variant_of
 from athanor.tuning.task_state import TOGETHER, TaskState, measure_heuristics
 
@@ -187,7 +187,11 @@ class GraphChoices:
             count = min(TOGETHER, most())
             measure_heuristics(fresh[:count], measurer, counted)
             fresh = fresh[count:]
-        if not fresh:
+        if fresh:
+            return
+        if any(s.failure and s.failure.kind == DEVICE_LOST for s in unknown.values()):
+            self.open.pop(key)  # a later job tries again
+        else:
             self._decide(key, measurer)
 
     def current(self) -> Variant:

@@ -33,13 +33,16 @@ def lower_candidate(symbol: str, func: tirx.PrimFunc, target: TargetSpec) -> Cal
     """A scheduled prim_func -> its CUDA source; the result compiles that, on any thread.
 
     There is no PTX: what the driver makes of it when it loads it is not what a model runs where
-    the target names the device. Raises what code generation raises.
+    the target names the device. Most candidates are built once, so none goes into the cache
+    folder. Raises what code generation raises.
     """
     assert target.gpu is not None, f"{target.name} has no device"
     kernel = lower_device_kernel(symbol, func, target.gpu)
     source = cuda_source([kernel], target.gpu)
     cubins = replace(target.gpu, portable=None)
-    return lambda: launcher_object(symbol, kernel, cached_images(source, cubins), target)
+    return lambda: launcher_object(
+        symbol, kernel, cached_images(source, cubins, enabled=False), target
+    )
 
 
 def launcher_object(

@@ -21,6 +21,7 @@ from athanor.tuning.fleet_worker import SliceResult, describe_worker, make_slice
 from athanor.tuning.job import model_tasks
 from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.rounds import (
+    EVERYTHING,
     GAIN_WORTH_A_JOB,
     Job,
     OnProgress,
@@ -165,7 +166,7 @@ class _FleetJob(Job):
             while ended is None and self._hand_out():
                 ended = self._ended()
             if not self.running:
-                return ended or "every candidate has been measured"
+                return ended or EVERYTHING
             self._tell(f"{len(self.running)} kernels on {self._workers()} workers")
             with self.client.as_current():
                 done = wait(list(self.running), return_when="FIRST_COMPLETED").done

@@ -96,6 +96,11 @@ class Measurement:
         return ordered[len(ordered) // 2] if ordered else float("inf")
 
 
+def is_lost(result: Measurement) -> bool:
+    """Whether a measurement says nothing of its candidate."""
+    return result.error is not None and result.error.kind == DEVICE_LOST
+
+
 class Measurer(Protocol):
     """Runs candidates somewhere. Not for several threads at once."""
 
@@ -129,22 +134,30 @@ class Measurer(Protocol):
 
 
 class TimedMeasurer:
-    """A Measurer that notes how long its caller waited for another one."""
+    """A Measurer that notes how long its caller waited for another one, and what got lost."""
 
     def __init__(self, measurer: Measurer) -> None:
         self.measurer = measurer
         self.threads, self.cpu = measurer.threads, measurer.cpu
         self.busy_secs = 0.0
+        self.lost_calls = 0
+        """The last calls of `measure` in a row that measured nothing, for no device did."""
+        self.why_lost = ""
 
     def measure(self, candidates: Sequence[Candidate], **options: Any) -> Iterator[Measurement]:
         """See Measurer."""
         found = self.measurer.measure(candidates, **options)
+        self.lost_calls += bool(candidates)
         while True:
             started = time.monotonic()
             result = next(found, None)
             self.busy_secs += time.monotonic() - started
             if result is None:
                 return
+            if result.error is not None and is_lost(result):
+                self.why_lost = result.error.sentence
+            else:
+                self.lost_calls = 0
             yield result
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from athanor.tuning.measure import CRASH, TIMEOUT, WRONG_RESULT, Failure, Measurement
+from athanor.tuning.measure import CRASH, DEVICE_LOST, TIMEOUT, WRONG_RESULT, Failure, Measurement
 
 _VERSION = 1
 
@@ -60,6 +60,6 @@ def read_measurements(lines: Iterable[str]) -> Iterator[Measurement]:
 def _measurement(fields: dict[str, Any]) -> Measurement:
     if "error" not in fields:
         return Measurement(tuple(map(float, fields["seconds"])))
-    if fields["error"] not in (CRASH, TIMEOUT, WRONG_RESULT):
+    if fields["error"] not in (CRASH, TIMEOUT, WRONG_RESULT, DEVICE_LOST):
         raise KeyError(fields["error"])
     return Measurement((), Failure(fields["error"], fields["sentence"]))

@@ -22,6 +22,10 @@ from athanor.tuning.task_state import (
 GAIN_WORTH_A_JOB = 0.01
 """Part of the model's time; a job that expects to gain less ends."""
 
+EVERYTHING = "every candidate has been measured"
+MOST_LOST_CALLS = 3
+"""Times in a row that no device measured anything; then the job ends."""
+
 
 @dataclass(frozen=True)
 class TaskReport:
@@ -132,7 +136,7 @@ class Job:
             total = self._seconds(best=True)
             step = self._next()
             if step is None:
-                return "every candidate has been measured"
+                return self._spent() if self.measurer.lost_calls else EVERYTHING
             if self._unlimited and self._expected_gain() < GAIN_WORTH_A_JOB:
                 return f"less than {GAIN_WORTH_A_JOB:.0%} more is to be expected"
             _, what, do = step
@@ -178,9 +182,19 @@ class Job:
 
     @property
     def _is_spent(self) -> bool:
+        return self._is_lost or self._is_used_up
+
+    @property
+    def _is_used_up(self) -> bool:
         return self.trials >= self.most_trials or self._elapsed >= self.most_secs
 
+    @property
+    def _is_lost(self) -> bool:
+        return self.measurer.lost_calls >= MOST_LOST_CALLS
+
     def _spent(self) -> str:
+        if self._is_lost or not self._is_used_up:
+            return f"nothing measures any more ({self.measurer.why_lost}); the same command goes on"
         return "all trials are used" if self.trials >= self.most_trials else "the time is up"
 
     @property

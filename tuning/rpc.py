@@ -26,7 +26,7 @@ from typing import Any
 from athanor.errors import CompileError
 from athanor.targets import TargetSpec
 from athanor.tuning.local import measure_linkable
-from athanor.tuning.measure import Candidate, Measurement
+from athanor.tuning.measure import Candidate, Measurement, is_lost
 from athanor.tuning.options import Options
 from athanor.tuning.program import build_launcher, link_program, measure_libraries
 from athanor.tuning.results import Head, ResultsError, read_head, read_measurements
@@ -240,4 +240,7 @@ def _read(answer: dict[str, Any], bundle: str, count: int) -> tuple[Head, list[M
         raise PlaceLostError(str(error)) from error
     if head.bundle != bundle or len(measurements) != count:
         raise PlaceLostError("it sent other results than was asked for")
+    lost = [result.error.sentence for result in measurements if result.error and is_lost(result)]
+    if lost and len(lost) == count:
+        raise PlaceLostError(lost[0])
     return head, measurements

@@ -14,7 +14,14 @@ from athanor.tuning.context import Context, misfit
 from athanor.tuning.database import BEST, TRIAL, UNCONFIRMED, Database, DatabaseWarning
 from athanor.tuning.estimate import Progress
 from athanor.tuning.faster import is_faster, median_ratio
-from athanor.tuning.measure import DEVICE_LOST, Candidate, Failure, Measurement, Measurer
+from athanor.tuning.measure import (
+    DEVICE_LOST,
+    Candidate,
+    Failure,
+    Measurement,
+    Measurer,
+    is_lost,
+)
 from athanor.tuning.search import Search, Trial
 from athanor.tuning.tasks import KernelTask
 
@@ -60,8 +67,10 @@ class TaskState:
         self.compared: tuple[tuple[int, ...], ...] = ()
         """The finalists of the last comparison."""
         self.confirms = confirms
+        self.comparisons = 0
+        """Records of what is fastest."""
         self._last: dict[str, Any] = {}
-        """The last record of what is fastest."""
+        """The last one."""
         self._held: dict[str, Any] = {}
         """The last one that waits for nothing."""
         self.failure: Failure | None = None
@@ -195,7 +204,7 @@ class TaskState:
         lost = bool(good)
         # each is in the database before the next is measured
         for built, result in zip(good, measurer.measure(candidates, limit_secs=limit), strict=True):
-            if result.error is None or result.error.kind != DEVICE_LOST:
+            if not is_lost(result):
                 lost = False
                 self._record(built, result)
                 counted()
@@ -205,35 +214,51 @@ class TaskState:
 
     def take(self, results: Mapping[tuple[int, ...], Measurement]) -> int:
         """Record candidates that were measured elsewhere, in turn; returns how many are new."""
+        if not results:
+            return 0
         fresh = [values for values in results if values not in self.search.trials]
         fitting = []
         for values in fresh:
+            if is_lost(results[values]):
+                continue
             points = self._repaired(values)
             if points is not None and tuple(point.value for point in points) == values:
                 self.search.points[values] = points
                 fitting.append(values)
         for built in self._build(fitting):
             self._record(built, results[built.values])
-        self.compare(_Taken(results))
+        self.compare(_Taken(results), again=True)
         return len(fitting)
 
     def _repaired(self, values: tuple[int, ...]) -> tuple[DecisionPoint, ...] | None:
         points = self.builder.points(self.task.func, self.rule, values)
         return None if points.error else points.points
 
-    def compare(self, measurer: Measurer) -> None:
-        """Measure the fastest again, in turn with the heuristic's, and record which is best."""
-        first = self.search.trials.get(self.heuristic.values)
-        known = (self.heuristic.values, (first.code if first else "") or None)
-        parents = self.search.parents()[:FINALISTS]
-        finalists = [t.values for t in parents if t.values not in known and t.code not in known]
-        if not finalists or set(finalists) <= set(self.compared):
+    def compare(self, measurer: Measurer, again: bool = False) -> None:
+        """Measure the fastest again, in turn with the heuristic's, and record which is best.
+
+        What was best so far is among them, or a slower one might take its place. again: also where
+        all of them were compared before.
+        """
+        codes = {self._code(self.heuristic.values)}
+        finalists = []
+        for values in [*(t.values for t in self.search.parents()[:FINALISTS]), self.best_values]:
+            if values and self._code(values) not in codes:
+                codes.add(self._code(values))
+                finalists.append(values)
+        compared = {self._code(values) for values in self.compared}
+        is_new = any(self._code(values) not in compared for values in finalists)
+        if not finalists or not (is_new or again):
             return
         built = self._build([self.heuristic.values, *finalists])
         if any(b.error is not None for b in built):
             return
         results = self._in_turn(built, measurer)
         if results[0].error is not None:
+            return
+        pairs = zip(built, results, strict=True)
+        missing = {self._code(made.values) for made, result in pairs if is_lost(result)}
+        if self._code(self.best_values) in missing or len(missing) == len(finalists):
             return
         ratios = [median_ratio(result.seconds, results[0].seconds) for result in results]
         index = min(range(len(ratios)), key=lambda i: ratios[i])
@@ -249,7 +274,7 @@ class TaskState:
         heuristic_secs = statistics.median(results[0].seconds)
         ratio = median_ratio(results[1].seconds, results[0].seconds) if index else 1.0
         secs = heuristic_secs * ratio
-        self.compared = tuple(finalists)
+        self.compared = tuple(v for v in finalists if self._code(v) not in missing)
         self.best_values = built[index].values if index else ()
         self._record_best(built[index].names if index else (), secs, heuristic_secs)
         self.progress.heuristic_secs, self.progress.best_secs = heuristic_secs, secs
@@ -292,10 +317,17 @@ class TaskState:
 
     def _append_best(self, record: dict[str, Any]) -> None:
         fields = {k: v for k, v in record.items() if k not in ("kind", "format")}
-        self.database.append(BEST, **fields)
+        if fields != {k: self._last.get(k) for k in fields}:  # else collected again
+            self.database.append(BEST, **fields)
         self._keep(fields)
 
+    def _code(self, values: tuple[int, ...]) -> str:
+        """Tells what was measured apart; of a trial without a code, its decisions."""
+        trial = self.search.trials.get(values)
+        return (trial.code if trial else "") or str(values)
+
     def _keep(self, record: dict[str, Any]) -> None:
+        self.comparisons += 1
         self._last = record
         if not record.get(UNCONFIRMED):
             self._held = record
@@ -345,9 +377,10 @@ def measure_heuristics(
             ready.append((state, built))
     candidates = [make_candidate(state.task, built, None) for state, built in ready]
     for (state, built), result in zip(ready, measurer.measure(candidates), strict=True):
-        state._record(built, result)
-        counted()
         state.failure = result.error
+        if not is_lost(result):  # else a later job tries again
+            state._record(built, result)
+            counted()
 
 
 class _Taken:

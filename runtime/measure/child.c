@@ -110,7 +110,7 @@ static void prepare(const MeasureCandidate *candidate, const MeasureOptions *opt
   }
   if (measure_device) {
     if (!measure_device->begin(candidate, child.buffers))
-      give_up(MEASURE_CRASHED, athanor_last_error());
+      give_up(MEASURE_DEVICE_LOST, athanor_last_error());
     return;
   }
   /* Spinning as in a session. */

@@ -123,6 +123,7 @@ typedef enum {
   MEASURE_FINISHED,     /* outputs are still right after the last call */
   MEASURE_CRASHED,      /* with a sentence */
   MEASURE_WRONG_RESULT, /* with a sentence */
+  MEASURE_DEVICE_LOST,  /* with a sentence, which says nothing of the candidate */
 } MeasureEvent;
 
 typedef struct {
@@ -152,7 +153,7 @@ bool measure_scratch_is_intact(void);
 typedef struct {
   int32_t count;
   int64_t ns[MEASURE_MAX_REPEATS];
-  const char *error; /* NULL, "crash", "timeout" or "wrong result" */
+  const char *error; /* NULL, "crash", "timeout", "wrong result" or "device lost" */
   char sentence[400];
 } MeasureResult;
 /* Measures candidates [first, first + count), in turn call by call. */

@@ -75,6 +75,8 @@ static bool hear(Process *process, const MeasureOptions *options, MeasureMessage
     fail(process, "crash", message->sentence);
   } else if (message->event == MEASURE_WRONG_RESULT) {
     fail(process, "wrong result", message->sentence);
+  } else if (message->event == MEASURE_DEVICE_LOST) {
+    fail(process, "device lost", message->sentence);
   } else {
     return true;
   }
@@ -86,12 +88,12 @@ static bool hear(Process *process, const MeasureOptions *options, MeasureMessage
 static pid_t start(Process *process, int *commands, int *events) {
   int down[2], up[2];
   if (pipe(down)) {
-    fail(process, "crash", "the system has no more pipes");
+    fail(process, "device lost", "the system has no more pipes");
     return -1;
   }
   if (pipe(up)) {
     close(down[0]), close(down[1]);
-    fail(process, "crash", "the system has no more pipes");
+    fail(process, "device lost", "the system has no more pipes");
     return -1;
   }
   const pid_t pid = fork();
@@ -106,7 +108,7 @@ static pid_t start(Process *process, int *commands, int *events) {
   process->used_ns = 0;
   if (pid > 0) return pid;
   close(down[1]), close(up[0]);
-  fail(process, "crash", "the system has no more processes");
+  fail(process, "device lost", "the system has no more processes");
   return -1;
 }
 

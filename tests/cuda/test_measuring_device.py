@@ -1,6 +1,7 @@
 """The measuring program on kernels for a GPU that are not what they should be."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from athanor.tuning.device_object import launcher_object
 from athanor.tuning.local import LocalMeasurer
 from athanor.tuning.measure import (
     CRASH,
+    DEVICE_LOST,
     INPUT,
     OUTPUT,
     TIMEOUT,
@@ -75,6 +77,18 @@ def test_a_bad_kernel_costs_itself_alone(measurer, body, kind, sentence):
     assert first.error is not None and first.error.kind == kind
     assert re.search(sentence, first.error.sentence), first.error.sentence
     assert second.error is None and second.seconds == (1e-3, 1e-3, 1e-3)
+
+
+def test_a_device_that_does_not_start_says_nothing_of_the_candidate(measurer, monkeypatch):
+    monkeypatch.setenv("ATHANOR_FAKE_FAILURE", "cuDevicePrimaryCtxRetain")
+    good = launcher(GOOD)
+    candidate = Candidate("w", (), good, "candidate", ARGUMENTS, reference=Reference(good))
+    for result in measurer.measure([candidate, replace(candidate, reference=None)]):
+        assert result.error is not None and result.error.kind == DEVICE_LOST
+        assert "starting the device failed" in result.error.sentence
+    monkeypatch.delenv("ATHANOR_FAKE_FAILURE")
+    (result,) = measurer.measure([candidate], repeats=3)
+    assert result.error is None
 
 
 def test_other_memory_is_touched_between_calls(measurer):

@@ -19,7 +19,7 @@ from athanor.tuning.build import Built
 from athanor.tuning.database import BEST, CHOICE, TRIAL, Database, DatabaseWarning
 from athanor.tuning.job import tune
 from athanor.tuning.local import LocalMeasurer
-from athanor.tuning.measure import CRASH, Failure, Measurement
+from athanor.tuning.measure import CRASH, DEVICE_LOST, Failure, Measurement
 
 from .models import MadeUpTimes, matmul
 
@@ -77,6 +77,60 @@ def test_decisions_of_equal_code_are_measured_once(tmp_path, monkeypatch):
         assert found.setdefault(line["code"], line["seconds"]) == line["seconds"]
     compared = records(tmp_path, BEST)[-1]["compared"]
     assert len({str(tuple(values[:2])) for values in compared}) == len(compared)
+
+
+def test_equal_code_is_compared_once(tmp_path, monkeypatch):
+    """Whichever of the decisions that lead to it comes first."""
+    monkeypatch.setattr(Built, "code", property(lambda built: str(built.values[:2])))
+    compared = []
+
+    class Noting(MadeUpTimes):
+        def measure(self, candidates, *, interleaved=False, **options):
+            if interleaved:
+                compared.append(frozenset(c.decisions[:2] for c in candidates))
+            return super().measure(candidates, interleaved=interleaved, **options)
+
+    tune(matmul(), database=tmp_path, trials=30, measurer=Noting(), choices=False)
+    sets = [found for found in compared if len(found) > 2]
+    assert len(sets) == len(set(sets)) > 0
+
+
+def test_the_best_so_far_is_among_what_is_compared(tmp_path):
+    tune(matmul(), database=tmp_path, trials=25, measurer=MadeUpTimes(), choices=False)
+    best = ()
+    for record in records(tmp_path, BEST):
+        assert best in ((), *map(tuple, record["compared"]))
+        best = tuple(record["values"])
+    assert best
+
+
+class Losing(MadeUpTimes):
+    """No device answers after some candidates."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def measure(self, candidates, **options):
+        for result in super().measure(candidates, **options):
+            lost = Measurement((), Failure(DEVICE_LOST, "the board is off"))
+            yield lost if len(self.measured) > self.most else result
+
+
+@pytest.mark.parametrize("most", [0, 6])
+def test_a_job_ends_where_nothing_measures_any_more(tmp_path, most):
+    report = tune(matmul(), database=tmp_path, trials=500, measurer=Losing(most), choices=False)
+    assert report.stage.startswith("nothing measures any more (the board is off)")
+    assert len(records(tmp_path)) == report.trials == most
+    again = tune(matmul(), database=tmp_path, trials=5, measurer=MadeUpTimes(), choices=False)
+    assert again.trials == 5 and len(records(tmp_path)) == most + 5
+
+
+def test_a_choice_is_not_made_without_its_alternatives(tmp_path):
+    tune(matmul(rows=3), database=tmp_path, trials=30, measurer=Losing(1))
+    assert records(tmp_path, CHOICE) == []
+    tune(matmul(rows=3), database=tmp_path, trials=30, measurer=MadeUpTimes())
+    assert len(records(tmp_path, CHOICE)) >= 1
 
 
 def test_an_equal_kernel_of_another_model_needs_no_measuring(tmp_path):
