@@ -105,10 +105,11 @@ def test_lp_pool(p):
     compare("LpPool", [floats(1, 2, 8, 7)], kernel_shape=[3, 2], strides=[2, 2], p=p)
 
 
-@pytest.mark.parametrize("size", [3, 4, 5])
-def test_lrn(size):
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 16, 17])
+@pytest.mark.parametrize("image", [(3, 4), (13, 13)])
+def test_lrn(size, image):
     """Against NumPy: the onnx reference leaves channels out, ONNX Runtime has no even sizes."""
-    x = floats(2, 7, 3, 4)
+    x = floats(2, 7, *image)
     model = one_node("LRN", [x], size=size, alpha=0.3, beta=0.6, bias=1.5)
     (result,) = run(model, [x])
     squares = np.zeros_like(x)

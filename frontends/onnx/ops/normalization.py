@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,10 @@ def _normalize_batch(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr
     return R.add(scaled, per_channel(addend, rank, builder))
 
 
+LRN_UNROLLED = 16
+"""Channels up to which a sum over neighbours is written out; models use 3 to 11."""
+
+
 def lrn(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     """`x / (bias + alpha / size * sum of x^2 over `size` neighbouring channels) ** beta`.
 
@@ -92,24 +98,26 @@ def lrn(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     before = (size - 1) // 2
 
     def kernel(x: te.Tensor) -> te.Tensor:
-        dtype = x.dtype
         channels = x.shape[1]
-        near = te.reduce_axis((0, size), name="near")
 
-        def square(n: Any, c: Any, *rest: Any) -> Any:
+        def square(n: Any, c: Any, near: Any, *rest: Any) -> Any:
             channel = c + near - before
-            value = tirx.if_then_else(
-                tirx.all(channel >= 0, channel < channels),
-                x(n, channel, *rest),
-                tirx.const(0, dtype),
-            )
-            return te.sum(value * value, axis=near)
+            inside = tirx.all(channel >= 0, channel < channels)
+            zero = tirx.const(0, x.dtype)
+            value = tirx.if_then_else(inside, x(n, channel, *rest), zero)
+            return value * value
 
-        squares = te.compute(x.shape, square, name="square_sum")
+        near = te.reduce_axis((0, size), name="near")
+        summed = te.compute(
+            x.shape, lambda n, c, *i: te.sum(square(n, c, near, *i), axis=near), name="square_sum"
+        )
 
-        def scaled(*i: Any) -> Any:
-            base = tirx.const(bias, dtype) + tirx.const(alpha / size, dtype) * squares(*i)
-            return x(*i) * tirx.exp(tirx.const(-beta, dtype) * tirx.log(base))
+        def scaled(n: Any, c: Any, *i: Any) -> Any:
+            # Written out, the sum stays in registers, and vectors run along the image.
+            parts = [square(n, c, k, *i) for k in range(size)] if size <= LRN_UNROLLED else []
+            squares = functools.reduce(operator.add, parts) if parts else summed(n, c, *i)
+            base = tirx.const(bias, x.dtype) + tirx.const(alpha / size, x.dtype) * squares
+            return x(n, c, *i) * tirx.exp(tirx.const(-beta, x.dtype) * tirx.log(base))
 
         return te.compute(x.shape, scaled, name="lrn")
 
