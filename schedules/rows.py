@@ -10,6 +10,9 @@ from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks, loops
 from athanor.schedules.decisions import decide
+from athanor.schedules.row_loops import finish
+from athanor.schedules.rows_together import next_rows, rows_together
+from athanor.targets.overlap_rests import OVERLAP
 from athanor.targets.target import TargetSpec
 
 Block = s_tir.schedule.SBlockRV
@@ -261,9 +264,19 @@ def _schedule_contiguous(
     target: TargetSpec,
     parallel: bool,
 ) -> bool:
+    together = rows_together(sch, leaves, shape.outer, target)
+    upcoming = next_rows(sch, leaves, target)
     parts = list(leaves)
+    ahead: list[int | str] = []
+    again: Block | None = None
     if all(sch.get_loops(block) for block in leaves):  # rfactor fails next to a scalar's block
-        parts = [part for block in leaves for part in (*_partial(sch, block, target), block)]
+        parts = []
+        for block in leaves:
+            several = [*_partial(sch, block, target), block]
+            parts += several
+            if upcoming is not None and blocks.same(sch, block, upcoming.reader):
+                ahead = [together * upcoming.length, *upcoming.names]
+                again = several[0]
     rows = []
     for part in parts:
         outer = loops.match_prefix(sch, part, shape.outer)
@@ -271,11 +284,27 @@ def _schedule_contiguous(
             return False
         if outer:
             rows.append(loops.fuse(sch, outer))
+    count = blocks.constant(sch.get(rows[0]).extent) if rows else None
+    if together > 1:
+        rows = [
+            _split_rows(sch, part, row, together) for part, row in zip(parts, rows, strict=True)
+        ]
     for part in parts:
-        _finish(sch, part, target, place=len(rows[:1]))
+        mine = ahead if again is not None and blocks.same(sch, part, again) else []
+        finish(sch, part, target, len(rows[:1]) + (together > 1), ahead=mine)
     if rows:
-        _merge(sch, rows, parallel)
+        row = _merge(sch, rows, parallel)
+        if count is not None and count % together:
+            sch.annotate(row, OVERLAP, [count, together])
     return True
+
+
+def _split_rows(sch: s_tir.Schedule, part: Block, row: Loop, together: int) -> Loop:
+    """The loop over several rows at a time; the one over these is unrolled around what is short."""
+    several, each = sch.split(row, [None, together])
+    if not _is_spatial(sch, part) or loops.among(sch, sch.get_loops(part)[-1], [each]):
+        sch.unroll(each)
+    return several
 
 
 def _schedule_columns(
@@ -308,7 +337,7 @@ def _schedule_columns(
         sch.reorder(*outer, *rest, lane)
         rows.append(loops.fuse(sch, outer) if outer else loops.unit_loop(sch, block))
     for block in leaves:
-        _finish(sch, block, target, place=1, fuse=False)
+        finish(sch, block, target, place=1, fuse=False)
     _merge(sch, rows, parallel and (tiled or len(shape.outer) + len(shape.inner) > 1))
     return True
 
@@ -325,95 +354,9 @@ def _match_columns(sch: s_tir.Schedule, block: Block, inner: list[tirx.Expr]) ->
     return found if all(equal) else None
 
 
-def _merge(sch: s_tir.Schedule, rows: list[Loop], parallel: bool) -> None:
+def _merge(sch: s_tir.Schedule, rows: list[Loop], parallel: bool) -> Loop:
     """One loop over rows for all blocks; compute_at would forget the conditions of blocks."""
     row = sch.merge(*rows) if len(rows) > 1 else rows[0]
     if parallel:
         sch.parallel(row)
-
-
-def _finish(
-    sch: s_tir.Schedule, block: Block, target: TargetSpec, place: int, fuse: bool = True
-) -> None:
-    """Vectorize what one block does in its row: lanes over spatial loops, sums outside them.
-
-    `place` outer loops (1, or 0 for a single row) are left alone. Without `fuse` the lanes are
-    those of the last loop alone.
-    """
-    pairs = list(zip(sch.get_loops(block), loops.loop_kinds(sch, block), strict=True))[place:]
-    spatial = [loop for loop, kind in pairs if kind == "S" and not loops.is_unit(sch, loop)]
-    reduced = [loop for loop, kind in pairs if kind == "R"]
-    if not reduced:
-        if spatial:
-            inner = _walked_as_one(sch, block, spatial, target) if fuse else spatial[-1:]
-            _vectorize(sch, loops.fuse(sch, inner), target)
-        return
-    if spatial:
-        if not loops.loop_kinds(sch, block).endswith("R" * len(reduced) + "S" * len(spatial)):
-            sch.reorder(*reduced, *spatial)
-        _vectorize_short(sch, loops.fuse(sch, spatial), target)
-    if loops.has_predicate(sch, block):
-        sch.annotate(reduced[-1], "pragma_loop_partition_hint", 1)
-    short = blocks.constant(sch.get(reduced[-1]).extent) in range(2, 17)
-    # Constant indices: partial results stay in registers. Where a loop is cut at its guards, and
-    # those depend on the row, its parts have no constant length.
-    guarded = loops.has_predicate(sch, block) and blocks.has_conditions(sch.get(block).body)
-    if short and not guarded:
-        sch.unroll(reduced[-1])
-    start = sch.decompose_reduction(block, reduced[0])
-    after = [loop for loop in sch.get_loops(start)[place:] if not loops.is_unit(sch, loop)]
-    if after:
-        _vectorize_short(sch, loops.fuse(sch, after), target)
-
-
-def _walked_as_one(
-    sch: s_tir.Schedule, block: Block, spatial: list[Loop], target: TargetSpec
-) -> list[Loop]:
-    """The last of these loops that every access walks as one; all of them where that is too short.
-
-    A scale for each channel, say, stands still along the rows of its channel: with the channels in
-    the same loop every element would look for its own.
-    """
-    axes = [axis for axis in access.block_axes(sch, block) if axis.extent != 1][-len(spatial) :]
-    if len(axes) < len(spatial):
-        return spatial
-    inner = spatial[-len(access.collapse(axes)[-1]) :]
-    extents = [blocks.constant(sch.get(loop).extent) for loop in inner]
-    known = [extent for extent in extents if extent is not None]
-    long = len(known) < len(extents) or math.prod(known) >= 2 * target.lanes(32)
-    return inner if long else spatial
-
-
-def _vectorize(sch: s_tir.Schedule, loop: Loop, target: TargetSpec) -> None:
-    """Lanes along a loop of any length; the rest of the division is a loop of its own."""
-    extent = blocks.constant(sch.get(loop).extent)
-    lanes = 2 * target.lanes(32)
-    if extent is not None and extent < lanes:
-        _vectorize_whole(sch, loop)
-        return
-    fits = [n * target.lanes(32) for n in (1, 2, 4)]
-    lanes = decide(sch, "lanes", [n for n in fits if extent is None or n <= extent], lanes)
-    step, lane = sch.split(loop, [None, lanes])
-    if extent is None or extent % lanes:
-        sch.annotate(step, "pragma_loop_partition_hint", 1)
-    sch.vectorize(lane)
-
-
-def _vectorize_short(sch: s_tir.Schedule, loop: Loop, target: TargetSpec) -> None:
-    """Vectors of one register each along a loop of a few registers' length.
-
-    One register, and the same width at every access: LLVM takes a long vector that is read back
-    in parts through scalar registers.
-    """
-    extent, vector = blocks.constant(sch.get(loop).extent), target.lanes(32)
-    if extent is not None and vector < extent <= 8 * vector and extent % vector == 0:
-        several, loop = sch.split(loop, [None, vector])
-        sch.unroll(several)
-    _vectorize_whole(sch, loop)
-
-
-def _vectorize_whole(sch: s_tir.Schedule, loop: Loop) -> None:
-    """Lanes over all of a short loop, if there are 2, 4, 8, ... of them; else LLVM decides."""
-    extent = blocks.constant(sch.get(loop).extent)
-    if extent is not None and 1 < extent <= 64 and extent & (extent - 1) == 0:
-        sch.vectorize(loop)
+    return row

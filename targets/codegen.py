@@ -23,6 +23,7 @@ from athanor.targets.lower_math import LowerMath, LowerPower
 from athanor.targets.masked_loads import vectorize_loops
 from athanor.targets.overlap_rests import OverlapRests
 from athanor.targets.partition_loops import PartitionLoops
+from athanor.targets.prefetch_ahead import PrefetchAhead
 from athanor.targets.prefetch_weights import PrefetchWeights
 from athanor.targets.shorten_reductions import ShortenReductions
 from athanor.targets.stream_stores import StreamStores
@@ -154,6 +155,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             s.LowerOpaqueBlock(),
             t.FlattenBuffer(),
             PrefetchWeights(),
+            PrefetchAhead(),
             LowerPower(),
             *([MarkRounding()] if target.bf16_dots else []),
             t.BF16ComputeLegalize(),

@@ -80,7 +80,7 @@ def _prefetches(
 ) -> list[tirx.Evaluate]:
     """What the body of the innermost loop over steps begins with."""
     name, elements = loop.annotations[REDUCTION]
-    read = _first_load(loop.body, str(name))
+    read = first_load(loop.body, str(name))
     if read is None or len(read.indices) != 1 or not _are_known([*tiles, *steps]):
         return []
     inner: list[tirx.For] = []
@@ -99,15 +99,20 @@ def _prefetches(
     found = []
     for line in range(at_once):
         place = start + int(elements) + (first + line) * per_line
-        address = tirx.address_of(tirx.BufferLoad(read.source, [place]))
-        # (address, 0: to read, 2: into the second level, 1: data)
-        arguments = [address, *(tirx.IntImm("int32", value) for value in (0, 2, 1))]
-        call = tirx.call_llvm_intrin("void", "llvm.prefetch.p0", *arguments)
-        found.append(tirx.Evaluate(call))
+        found.append(prefetch(read.source, place, level=2))
     return found
 
 
-def _first_load(stmt: tirx.Stmt, name: str) -> ir.TensorLoad | None:
+def prefetch(buffer: tirx.Buffer, place: tirx.Expr, level: int) -> tirx.Evaluate:
+    """Ask for the line of an element; level 3: into all caches, 2: not into the first."""
+    address = tirx.address_of(tirx.BufferLoad(buffer, [place]))
+    # (address, 0: to read, level, 1: data)
+    arguments = [address, *(tirx.IntImm("int32", value) for value in (0, level, 1))]
+    return tirx.Evaluate(tirx.call_llvm_intrin("void", "llvm.prefetch.p0", *arguments))
+
+
+def first_load(stmt: tirx.Stmt, name: str) -> ir.TensorLoad | None:
+    """The first load of the buffer of that name."""
     found: list[ir.TensorLoad] = []
 
     def see(load: ir.TensorLoad) -> None:
