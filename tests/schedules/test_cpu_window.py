@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tvm import te, tirx, topi
 
 from athanor.schedules.rules.cpu_window import CPUWindow
 
+from .kernel import Kernel
 from .scheduled import NATIVE, check, loops, placeholder, prim_func, random
 
 # kernel, strides, pads (top, left, bottom, right), ceil_mode
@@ -53,6 +56,26 @@ def test_average_pool(window, include):
     pool = topi.nn.pool2d(x, kernel, strides, (1, 1), pads, "avg", ceil_mode, "NCHW", include)
     seen = windows(a, *window, 0 if include else np.nan)
     check(prim_func([x], [pool]), "CPUWindow", [a], [np.nanmean(seen, -1)])
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_row_by_row(window):
+    """What the caches of a core don't hold is read in the order in which it lies."""
+    kernel, strides, pads, ceil_mode = window
+    x, a = placeholder("x", 2, 3, 12, 13), random(2, 3, 12, 13)
+    for kind, fill, reduce in (("max", -np.inf, np.max), ("avg", 0, np.mean)):
+        if kind == "avg" and ceil_mode:
+            continue
+        pool = topi.nn.pool2d(x, kernel, strides, (1, 1), pads, kind, ceil_mode, "NCHW", True)
+        sch = CPUWindow().apply(prim_func([x], [pool]), replace(NATIVE, l2_bytes=256))
+        assert sch is not None
+        rows = sch.mod.script().index("ax2_fused")
+        columns = sch.mod.script().rindex("_update")
+        assert sch.mod.script()[rows:columns].count(" in T.unroll(") == int(max(kernel) > 1)
+        wanted = reduce(windows(a, *window, fill), -1)
+        out = np.full(wanted.shape, 77, "float32")
+        Kernel(sch.mod["main"])(a, out)
+        np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 40])
