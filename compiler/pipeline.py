@@ -82,7 +82,7 @@ def _cpu_layouts(
         TrimKernels(),
         SplitBands(target),
         BlockLayouts(target, winograd, bf16, choices),
-        FuseAttention(target),
+        FuseAttention(target, choices),
         PackMatmul(target, bf16, choices),
     ]
 

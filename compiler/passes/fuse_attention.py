@@ -10,9 +10,15 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.ir import Call, Expr, IRModule
 
+from athanor.compiler.choices import Choices
 from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
 from athanor.compiler.passes.strided_view import Operand, Symbols, number_of, view_of
-from athanor.schedules.compute.attention import Attention, ScoreStep, attention_kernel
+from athanor.schedules.compute.attention import (
+    Attention,
+    ScoreStep,
+    attention_kernel,
+)
+from athanor.schedules.compute.attention_blocks import key_block, key_blocks
 from athanor.schedules.compute.attention_rows import attention_rows_kernel, has_few_queries
 from athanor.schedules.compute.device_attention import device_attention_kernel, fits_device
 from athanor.schedules.compute.strided import Strided, elements
@@ -42,15 +48,19 @@ class FuseAttention:
     cores float16 and bfloat16 are taken too, scores and weights in float32 as they are or cast;
     where products of a float32 model are to be 16-bit, q, k and v are rounded. Declines other
     types, sizes of a head that are symbolic, and scores or weights that are read elsewhere. Before
-    PackMatmul and NarrowProducts. Keeps outputs but for rounding and the order of summation.
+    PackMatmul and NarrowProducts. `choices` says how many keys a processor holds at once. Keeps
+    outputs but for rounding and the order of summation.
     """
 
-    def __init__(self, target: TargetSpec) -> None:
+    def __init__(self, target: TargetSpec, choices: Choices | None = None) -> None:
         self.target = target
+        self.choices = choices or Choices()
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """Rewrite main."""
-        return _Rewriter(mod, self.target).run()
+        mod = _Rewriter(mod, self.target, self.choices).run()
+        # else PackMatmul would ask for choices about products that nothing reads any more
+        return relax.transform.DeadCodeElimination()(mod)
 
 
 @dataclass
@@ -65,9 +75,9 @@ class _Scores:
 
 
 class _Rewriter(GraphRewriter):
-    def __init__(self, mod: IRModule, target: TargetSpec) -> None:
+    def __init__(self, mod: IRModule, target: TargetSpec, choices: Choices) -> None:
         super().__init__(mod)
-        self.target = target
+        self.target, self.choices = target, choices
         self.turned: dict[Expr, Expr] = {}
         """Operands of scores with the last two axes swapped."""
 
@@ -239,9 +249,11 @@ class _Rewriter(GraphRewriter):
             (elements(shape), str(base.ty.dtype)) for shape, base in zip(shapes, bases, strict=True)
         ]
         if gpu is None:
-            rows = has_few_queries(attention, self.target)
-            make = attention_rows_kernel if rows else attention_kernel
-            func = make(attention, symbols.parameters, buffers, self.target)
+            given = attention, symbols.parameters, buffers, self.target
+            if has_few_queries(attention, self.target):
+                func = attention_rows_kernel(*given)
+            else:
+                func = attention_kernel(*given, self.key_block(attention))
         elif narrow:
             func = tensor_attention_kernel(attention, symbols.parameters, buffers, gpu)
         else:
@@ -257,6 +269,17 @@ class _Rewriter(GraphRewriter):
         if narrow and narrow != dtype:
             made = relax.op.astype(self.emit(made), dtype)
         return made, shape if len(full) == 4 else [shape[0], shape[1], shape[3]]
+
+    def key_block(self, attention: Attention) -> int:
+        """How many keys meet a block of queries at once."""
+        a = attention
+        steps = "".join(f", {step.kind}" for step in a.steps) + ", guarded" * a.guarded
+        return self.choices.choose(
+            f"attention {a.batch}x{a.heads}x{a.queries}x{a.keys}, {a.size}x{a.value_size}{steps}",
+            key_blocks(a, self.target),
+            key_block(a, self.target),
+            self.current,
+        )
 
     def narrow_type(self, dtype: str | None, operands: list[Operand]) -> str | None:
         """The 16-bit type in which tensor cores compute this; None: they can't, or aren't to."""

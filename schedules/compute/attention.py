@@ -17,9 +17,6 @@ from athanor.schedules.compute.matmul import matmul_panel, tile_rows
 from athanor.schedules.compute.strided import Strided
 from athanor.targets.target import TargetSpec
 
-KEY_BLOCK = 256
-"""Most keys whose scores are held at once: beside 32 queries 32 KiB, half of a small L2 cache's
-share of one core with the key and value rows that they meet."""
 PARALLEL_MACS = 1 << 18
 """Multiply-adds below which one core is done before a second one has started."""
 LOWEST = -3.4028234663852886e38
@@ -65,16 +62,24 @@ class Attention:
     guarded: bool
 
 
+def key_rows(attention: Attention, target: TargetSpec) -> int:
+    """Keys of a register tile."""
+    keys, stride = constant(attention.keys), constant(attention.key.row_stride(2))
+    return tile_rows(keys, matmul_panel(target), stride)
+
+
 def attention_kernel(
     attention: Attention,
     symbols: Sequence[tirx.Var],
     buffers: Sequence[tuple[Any, str]],
     target: TargetSpec,
+    block: int,
 ) -> tirx.PrimFunc:
     """(symbols..., Q, K, V, operands..., out): softmax(steps(Q K^T * scale)) V, float32.
 
     buffers: elements and type of Q, K, V and the operands, each flat. out: (batch, queries,
-    heads, value_size), flat.
+    heads, value_size), flat. block: keys whose scores are held at once, as of
+    `attention_blocks.key_block`.
 
         for batch, head, block of queries in parallel:
             qt[size, lanes] = transpose(Q block) * scale
@@ -91,7 +96,7 @@ def attention_kernel(
     """
 
     def emit(given: Sequence[Any], out: Any) -> None:
-        _Kernel(attention, given, out, target).emit()
+        _Kernel(attention, given, out, target, block).emit()
 
     return attention_function(attention, symbols, buffers, emit)
 
@@ -157,20 +162,16 @@ def _ceil(extent: Any, step: int) -> Any:
 
 class _Kernel:
     def __init__(
-        self, attention: Attention, given: Sequence[Any], out: Any, target: TargetSpec
+        self, attention: Attention, given: Sequence[Any], out: Any, target: TargetSpec, block: int
     ) -> None:
-        self.a, self.out = attention, out
+        self.a, self.out, self.block = attention, out, block
         self.q, self.k, self.v, *self.operands = given
         self.lanes = target.lanes(32)
         self.panel = matmul_panel(target)
         keys = constant(attention.keys)
-        stride = constant(attention.key.row_stride(2))
-        self.key_rows = tile_rows(keys, self.panel, stride)
+        self.key_rows = key_rows(attention, target)
         self.value_rows = tile_rows(attention.value_size, self.panel)
-        self.one_block = keys is not None and keys <= KEY_BLOCK
-        self.block = KEY_BLOCK // 2 // self.key_rows * self.key_rows
-        if keys is not None and keys <= KEY_BLOCK:
-            self.block = keys
+        self.one_block = keys is not None and keys <= block
         self.zero = tirx.const(0.0, "float32")
 
     def emit(self) -> None:

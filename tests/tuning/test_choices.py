@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import athanor
 from athanor.compiler.choices import Choices
@@ -48,6 +49,22 @@ def convolution(channels=17, outputs=19, kernel=3, groups=1, names=("c",)):
     return onnx.shape_inference.infer_shapes(model)
 
 
+def attention(queries=37, keys=300, size=24, heads=2, masked=False):
+    """Heads of their own; the mask is added to the scores."""
+    inputs = f"float[1,{heads},{queries},{size}] q, float[1,{heads},{keys},{size}] k"
+    inputs += f", float[1,{heads},{keys},{size}] x"
+    body = "t = Transpose <perm = [0, 1, 3, 2]> (k) s = MatMul (q, t) "
+    if masked:
+        inputs += f", float[1,1,{queries},{keys}] mask"
+        body += "m = Add (s, mask) p = Softmax (m)"
+    else:
+        body += "p = Softmax (s)"
+    return onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> net ({inputs}) => '
+        f"(float[1,{heads},{queries},{size}] y) {{ {body} y = MatMul (p, x) }}"
+    )
+
+
 def points(model, values=None):
     choices = Choices(values)
     imported = import_model(read_model(model), None, None)
@@ -80,6 +97,9 @@ MODELS = {
     "one row": matmul(rows=1, columns=5, depth=70),
     "few columns": matmul(rows=37, columns=3, depth=16),
     "columns of half a vector": matmul(rows=9, columns=22, depth=5),
+    "attention": attention(),
+    "attention with a mask": attention(queries=70, keys=131, masked=True),
+    "attention with many keys": attention(queries=40, keys=1100, heads=1, size=16),
 }
 
 
@@ -89,9 +109,13 @@ def test_every_alternative_computes_the_same(name):
     met, _ = points(model)
     ((key, point),) = met.points.items()
     assert point.preferred in point.candidates and len(point.candidates) > 1
-    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    x = {"x": np.random.default_rng(1).standard_normal(shape, np.float32)}
-    wanted = athanor.compile(model).load(threads=1).run(x)["y"]
+    rng = np.random.default_rng(1)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in model.graph.input
+    }
+    x = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    (wanted,) = ReferenceEvaluator(model).run(None, x)
     imported = import_model(read_model(model), None, None)
     some = [c for c in point.candidates if c != point.preferred]
     for value in some[:: max(1, len(some) // 5)]:
@@ -99,6 +123,23 @@ def test_every_alternative_computes_the_same(name):
         result = made.load(threads=1).run(x)["y"]
         scale = np.abs(wanted).max()
         np.testing.assert_allclose(result, wanted, rtol=0, atol=1e-4 * scale, err_msg=str(value))
+
+
+def test_blocks_of_keys_that_the_run_counts():
+    model = attention()
+    for value in model.graph.input:
+        if value.name in "kx":
+            value.type.tensor_type.shape.dim[2].dim_param = "keys"
+    met, _ = points(model)
+    ((key, point),) = met.points.items()
+    imported, rng = import_model(read_model(model), None, None), np.random.default_rng(2)
+    for value in point.candidates:
+        made = build_artifact(imported, NATIVE, tuned=_Chosen({key: value})).load(threads=1)
+        for keys in (1, value - 1, value, value + 1, 2 * value + 7):
+            shapes = {"q": (1, 2, 37, 24), "k": (1, 2, keys, 24), "x": (1, 2, keys, 24)}
+            x = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+            (wanted,) = ReferenceEvaluator(model).run(None, x)
+            np.testing.assert_allclose(made.run(x)["y"], wanted, atol=2e-5, err_msg=f"{value}")
 
 
 class Prefers(MadeUpTimes):
@@ -113,8 +154,8 @@ class Prefers(MadeUpTimes):
             yield Measurement((1e-4 if candidate.workload in self.fast else 1e-3,) * 3)
 
 
-def test_the_fastest_alternative_is_recorded_and_applied(tmp_path):
-    model = convolution()
+@pytest.mark.parametrize("model", [convolution(), attention()], ids=["convolution", "attention"])
+def test_the_fastest_alternative_is_recorded_and_applied(tmp_path, model):
     met, program = points(model)
     ((key, point),) = met.points.items()
     goal = next(c for c in point.candidates if c != point.preferred)
