@@ -108,10 +108,12 @@ def plain_form(
     stride: int,
     groups: int,
     target: TargetSpec,
+    padded: bool = True,
 ) -> PlainForm:
     """The fastest form of a convolution in NCHW.
 
-    channels: of input and output; image and result: their rows and columns; stride: along columns.
+    channels: of input and output; image and result: their rows and columns; stride: along columns;
+    padded: whether there are zeros around the image.
     """
     inputs, outputs = channels
     taps, pixels = math.prod(kernel), math.prod(result)
@@ -125,7 +127,7 @@ def plain_form(
         forms.append(PlainForm("rows", product(1, pixels)))
     else:
         if stride == 1:
-            copied = inputs * math.prod(image) * 8 / PACK_BYTES_PER_CYCLE
+            copied = inputs * math.prod(image) * 8 / PACK_BYTES_PER_CYCLE if padded else 0.0
             forms.append(PlainForm("rows", product(*result) + copied))
         else:
             dealt = inputs * image[0] * result[1] * min(stride, kernel[1])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tvm import relax, te, tirx
 from tvm.ir import Call, Expr
 
-from athanor.compiler.passes.rewrite import array_constant, padding_of, pair_of
+from athanor.compiler.passes.rewrite import (
+    array_constant,
+    padding_of,
+    pair_of,
+    static_shape,
+)
+from athanor.compiler.passes.split_bands import PART_CYCLES
 from athanor.schedules.blocks import constant
 from athanor.schedules.compute import conv2d, conv2d_transpose
 
@@ -37,10 +44,16 @@ def transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr
     )
     if plan is None:
         return None
-    if any(size % stride for size, stride in zip(kernel, strides, strict=True)):
-        made = _phases_apart(graph, call, weights, plan.in_block)
+    phases = conv2d_transpose.phases_apart(
+        weights, strides, padding_of(attrs.padding), pair_of(attrs.output_padding)
+    )
+    uneven = any(size % stride for size, stride in zip(kernel, strides, strict=True))
+    if uneven or _saves(graph, call, weights, phases):
+        made = _phases_apart(graph, call, weights, phases, plan.in_block)
         if made is not None:
             return graph.emit_blocked(made, out_channels, name)
+        if uneven:
+            return None
     source = graph.input_in_blocks(data, in_channels, plan.in_block)
     packed = conv2d_transpose.pack_conv2d_transpose_weight(weights, plan, strides)
 
@@ -59,10 +72,38 @@ def transposed_convolution(graph: LayoutRewriter, call: Call, name: str) -> Expr
     return graph.emit_blocked(made, out_channels, name)
 
 
+def _saves(
+    graph: LayoutRewriter, call: Call, weights: np.ndarray, phases: list[conv2d_transpose.Phase]
+) -> bool:
+    """Whether rows and columns that are cut off, and convolved as one all the same, cost more."""
+    image = static_shape(call.args[0])
+    assert graph.old is not None, "a binding is rewritten"
+    result = static_shape(graph.old)
+    if image is None or result is None or len(phases) == 1:
+        return False
+    attrs, taps, kernel = call.attrs, phases[0].weights.shape[2:], weights.shape[2:]
+    height, width = conv2d_transpose.joined_size(
+        image[2:4],
+        (kernel[0], kernel[1]),
+        pair_of(attrs.strides),
+        padding_of(attrs.padding),
+        pair_of(attrs.output_padding),
+    )
+    left_out = height * width * len(phases) - result[2] * result[3]
+    blocks = -(-weights.shape[1] // graph.block) * graph.block
+    products = image[0] * left_out * blocks * weights.shape[0] * math.prod(taps)
+    rate = graph.target.lanes(32) * graph.target.fma_pipes
+    return products / rate > len(phases) * PART_CYCLES
+
+
 def _phases_apart(
-    graph: LayoutRewriter, call: Call, weights: np.ndarray, in_block: int
+    graph: LayoutRewriter,
+    call: Call,
+    weights: np.ndarray,
+    phases: list[conv2d_transpose.Phase],
+    in_block: int,
 ) -> Call | None:
-    """A convolution for each phase, where some have fewer taps than others.
+    """A convolution for each phase, where some have fewer taps than others, or one is wasteful.
 
     In one convolution those would meet zeros, which costs as much as any tap and makes an infinite
     input NaN in places that it does not reach. None where a phase reads but a part of the input.
@@ -73,7 +114,6 @@ def _phases_apart(
         padding_of(attrs.padding),
         pair_of(attrs.output_padding),
     )
-    phases = conv2d_transpose.phases_apart(weights, strides, cut, more)
     used = [phase for phase in phases if phase.weights.size]
     sizes = [constant(size) for size in call.args[0].ty.shape.values[2:4]]  # of either layout
     for phase in used:

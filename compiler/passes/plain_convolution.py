@@ -35,6 +35,7 @@ def dense_form(
         pair_of(call.attrs.strides)[1],
         plan.groups,
         graph.target,
+        any(padding_of(call.attrs.padding)),
     )
 
 

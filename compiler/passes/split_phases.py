@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
 import tvm
 from tvm import relax, te
 from tvm.ir import Call, Expr, IRModule
@@ -11,10 +15,16 @@ from athanor.compiler.passes.rewrite import (
     GraphRewriter,
     array_constant,
     op_name,
+    padding_of,
     pair_of,
     static_shape,
 )
-from athanor.schedules.compute.conv2d_transpose import interleave, phase_taps, phase_weights
+from athanor.schedules.compute.conv2d_transpose import (
+    interleave,
+    joined_size,
+    phase_taps,
+    phase_weights,
+)
 from athanor.targets import TargetSpec
 
 MOVE_CYCLES = 0.4
@@ -36,8 +46,8 @@ class SplitPhases:
     blocks, stays where that costs less: it interleaves where the sums lie, or gives each phase no
     more taps than it has. So do other than constant weights, and dilation.
 
-    Phases of fewer taps than others meet zeros here, which make an infinite input NaN in results
-    next to those that it reaches.
+    Phases of fewer taps than others are convolutions of their own, behind one another: in one they
+    would meet zeros, which make an infinite input NaN in results that it does not reach.
 
     Before BlockLayouts, which lays the convolution out. Keeps results but for the order of sums.
     """
@@ -68,7 +78,7 @@ class _Rewriter(GraphRewriter):
         if pair_of(attrs.dilation) != (1, 1) or 0 in (*weights.shape, *(static_shape(old) or ())):
             return None
         kernel = weights.shape[2], weights.shape[3]
-        if groups == 1 and strides != (1, 1) and not self.saves(old, weights.shape, strides):
+        if groups == 1 and strides != (1, 1) and not self.saves(call, old, weights.shape, strides):
             return None
         taps, pads = phase_taps(kernel, strides), [int(pad) for pad in attrs.padding]
         more = pair_of(attrs.output_padding)
@@ -78,28 +88,64 @@ class _Rewriter(GraphRewriter):
         around = [taps[0] - 1 - cut[0], taps[1] - 1 - cut[1], *ends]
         if min(around) < 0:
             return None
-        made = relax.op.nn.conv2d(
-            call.args[0],
-            array_constant(phase_weights(weights, strides, groups)),
-            padding=around,
-            groups=groups,
-            out_dtype=str(old.ty.dtype),
-        )
         if strides == (1, 1):
-            return self.emit(made, name)
-        phases = self.emit(made, f"{name}_phases")
+            whole = phase_weights(weights, strides, groups)
+            return self.emit(self.convolve(call.args[0], whole, groups, around), name)
+        # Phases without taps are zeros, and those of fewer taps than others are convolved apart.
+        grid = min(kernel[0], strides[0]), min(kernel[1], strides[1])
+        used = weights[:, :, : taps[0] * grid[0], : taps[1] * grid[1]]
+        if all(kernel[i] <= strides[i] or kernel[i] % strides[i] == 0 for i in (0, 1)):
+            phases = [
+                self.convolve(call.args[0], phase_weights(used, grid, groups), groups, around)
+            ]
+            later = [(0, 0)]
+        else:
+            phases, later = self.phases_apart(call.args[0], weights, strides, groups, around)
+        images = [self.emit(phase, f"{name}_phases") for phase in phases]
 
-        def compute(x: te.Tensor) -> te.Tensor:
+        def compute(*parts: te.Tensor) -> te.Tensor:
             size = [
-                (x.shape[i + 2] - ends[i] - 1) * strides[i]
+                (parts[0].shape[i + 2] - ends[i] - 1) * strides[i]
                 + (kernel[i] - pads[i] - pads[i + 2] + more[i])
                 for i in (0, 1)
             ]
-            return interleave(x, groups, strides, (pads[0], pads[1]), size)
+            return interleave(parts, later, groups, strides, grid, (pads[0], pads[1]), size)
 
-        return self.emit(self.call(compute, phases, hint="interleave"), name)
+        return self.emit(self.call(compute, *images, hint="interleave"), name)
 
-    def saves(self, result: relax.Var, shape: tuple[int, ...], strides: Pair) -> bool:
+    def phases_apart(
+        self, data: Expr, weights: np.ndarray, strides: Pair, groups: int, around: list[int]
+    ) -> tuple[list[Call], list[Pair]]:
+        """A convolution for each phase, all of one padded copy of the input.
+
+        And the rows and columns of each before those that it shares with the first, which has most
+        taps.
+        """
+        pad_width = [0, 0, 0, 0, around[0], around[2], around[1], around[3]]
+        padded = self.emit(relax.op.nn.pad(data, pad_width)) if any(around) else data
+        phases, later = [], []
+        for first in itertools.product(*map(range, strides)):
+            taps = weights[:, :, first[0] :: strides[0], first[1] :: strides[1]]
+            if not taps.size:
+                continue
+            phases.append(self.convolve(padded, phase_weights(taps, (1, 1), groups), groups))
+            later.append((around[0] + 1 - taps.shape[2], around[1] + 1 - taps.shape[3]))
+        return phases, later
+
+    @staticmethod
+    def convolve(
+        data: Expr, weights: np.ndarray, groups: int, padding: Sequence[int] = (0, 0, 0, 0)
+    ) -> Call:
+        """A convolution of stride 1, weights OIHW."""
+        return relax.op.nn.conv2d(
+            data,
+            array_constant(weights),
+            padding=list(padding),
+            groups=groups,
+            out_dtype=str(data.ty.dtype),
+        )
+
+    def saves(self, call: Call, result: relax.Var, shape: tuple[int, ...], strides: Pair) -> bool:
         """Whether whole blocks of channels for each phase cost more than interleaving."""
         inputs, channels, *kernel = shape
         block, phases = self.target.channel_block, strides[0] * strides[1]
@@ -111,6 +157,12 @@ class _Rewriter(GraphRewriter):
                 (channels * phases, taps[0] * taps[1]),
             )
         )
+        image, known = static_shape(call.args[0]), static_shape(result)
+        if image is not None and known is not None and channels >= block:
+            padding, more = padding_of(call.attrs.padding), pair_of(call.attrs.output_padding)
+            size = (kernel[0], kernel[1])
+            height, width = joined_size(image[2:4], size, strides, padding, more)
+            together *= height * width * phases / (known[2] * known[3])
         rate = self.target.lanes(32) * self.target.fma_pipes
         # A result that is wanted in NCHW is moved either way.
         moved = channels * MOVE_CYCLES if result in self.read_blocked else 0.0

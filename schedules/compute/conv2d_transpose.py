@@ -161,24 +161,56 @@ def interleave_blocked(
 
 
 def interleave(
-    data: te.Tensor, groups: int, strides: Pair, cut: Pair, size: list[tirx.Expr]
+    parts: Sequence[te.Tensor],
+    later: Sequence[Pair],
+    groups: int,
+    strides: Pair,
+    grid: Pair,
+    cut: Pair,
+    size: list[tirx.Expr],
 ) -> te.Tensor:
-    """Images of phases, (N, O * phases, H, W), phases within a group -> (N, O, *size).
+    """Images of phases -> (N, O, *size).
 
-    cut: rows and columns of the result's beginning that are left out.
+    parts: one (N, O * phases, H, W), phases within a group, or one (N, O, H, W) for each phase.
+    later: rows and columns of each part before the first one that counts. grid: the rows and
+    columns of phases that there are; the others are zeros. cut: rows and columns of the result's
+    beginning that are left out.
     """
-    phases = strides[0] * strides[1]
-    out_channels = int(data.shape[1]) // phases
+    phases = grid[0] * grid[1]
+    out_channels = int(parts[0].shape[1]) * len(parts) // phases
     channels = out_channels // groups
 
     def element(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr) -> tirx.Expr:
         row, column = h + cut[0], w + cut[1]
-        phase = row % strides[0] * strides[1] + column % strides[1]
-        if groups > 1:
-            phase, c = c // channels * phases + phase, c % channels
-        return data[n, phase * channels + c, row // strides[0], column // strides[1]]
+        place = row % strides[0], column % strides[1]
+        pixel = row // strides[0], column // strides[1]
+        phase = place[0] * grid[1] + place[1]
+        if len(parts) > 1:
+            taken = [
+                part(n, c, pixel[0] + skipped[0], pixel[1] + skipped[1])
+                for part, skipped in zip(parts, later, strict=True)
+            ]
+            value = taken[-1]
+            for number, other in reversed(list(enumerate(taken[:-1]))):
+                value = tirx.if_then_else(phase == number, other, value)
+        elif groups > 1:
+            channel = (c // channels * phases + phase) * channels + c % channels
+            value = parts[0](n, channel, *pixel)
+        else:
+            value = parts[0](n, phase * channels + c, *pixel)
+        there = [place[i] < grid[i] for i in (0, 1) if grid[i] < strides[i]]
+        zero = tirx.const(0.0, parts[0].dtype)
+        return tirx.if_then_else(tirx.all(*there), value, zero) if there else value
 
-    return te.compute((data.shape[0], out_channels, *size), element, name="interleave")
+    return te.compute((parts[0].shape[0], out_channels, *size), element, name="interleave")
+
+
+def joined_size(
+    image: Sequence[int], kernel: Pair, strides: Pair, padding: Padding, output_padding: Pair
+) -> Pair:
+    """Rows and columns of every phase, where one convolution computes them all."""
+    extra = [(kernel[i] - 1 - padding[i + 2] + output_padding[i]) // strides[i] for i in (0, 1)]
+    return image[0] + extra[0], image[1] + extra[1]
 
 
 def phase_taps(kernel: Pair, strides: Pair) -> Pair:

@@ -33,7 +33,7 @@ class CPUConv2dPlain:
                 acc[channels, columns] = 0                      # registers
                 for input channel, kh, kw:
                     for channel (unrolled): acc[channel, :] += pad[columns] * weight[channel]
-                out[channels, columns] = epilogue(acc)          # tuned: of several rows
+                out[channels, columns] = epilogue(acc)          # few channels: of several rows
 
     For convolutions whose neighbours want no blocks and whose channels would leave much of one
     empty, and for what blocked layouts do not take: weights that are computed at run time,
@@ -124,7 +124,10 @@ def _tile(
     inner = [channel]
     if rows:
         step, lane = sch.split(column, [None, lanes])
-        band, row = sch.split(rows[0], [None, decide(sch, "rows", *_tile_rows(sizes[2]))])
+        sums = together * max(1, lanes // target.lanes(32))
+        band, row = sch.split(
+            rows[0], [None, decide(sch, "rows", *_tile_rows(sizes[2], sums, target))]
+        )
         rows, inner = [band], [channel, row]
     else:  # a flat map has no rows to be tasks: some tiles of it are
         part, step, lane = sch.split(column, [None, max(1, (width or 0) // (lanes * TASKS)), lanes])
@@ -165,9 +168,15 @@ def _channels_together(sch: s_tir.Schedule, product: SBlockRV, target: TargetSpe
     return of_group if of_group >= target.fma_pipes * target.fma_latency else channels
 
 
-def _tile_rows(height: int | None) -> tuple[list[int], int]:
-    """Rows of a tile that a tuner may try: they share weights, but not the loads of pixels."""
-    return [rows for rows in (1, 2, 3, 4) if height is not None and height % rows == 0] or [1], 1
+def _tile_rows(height: int | None, sums: int, target: TargetSpec) -> tuple[list[int], int]:
+    """Rows of a tile that a tuner may try, and those that a tile of so many sums each wants.
+
+    Rows share weights, but not the loads of pixels: several only where one has too few sums to
+    cover the latency of a multiply-add.
+    """
+    found = [rows for rows in (1, 2, 3, 4) if height is not None and height % rows == 0] or [1]
+    chains = target.fma_pipes * target.fma_latency
+    return found, next((rows for rows in found if rows * sums >= chains), found[-1])
 
 
 def _is_linear(sch: s_tir.Schedule, product: SBlockRV) -> bool:

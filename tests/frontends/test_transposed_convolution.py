@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from onnx import helper
 
+import athanor
+from athanor.compiler.passes import blocked_transposed
+
 from .artifact import compare, compare_node
-from .execute import floats
+from .execute import floats, one_node
 
 CASES = {
     "1-D, groups": dict(
@@ -53,14 +56,33 @@ def test_symbolic_sizes(case):
     compare_node("ConvTranspose", inputs, **options)
 
 
-def test_an_infinity_stays_where_it_reaches():
+@pytest.mark.parametrize("case", [case for case in CASES if "pads past" not in case])
+def test_an_infinity_stays_where_it_reaches(case):
     """Results that a kernel's taps do not connect with an infinite input are finite."""
-    inputs, options = prepared("uneven phases")
-    inputs[0][0, 3, 2, 2] = np.inf
+    inputs, options = prepared(case)
+    inputs[0][(0, 2, *(size // 2 for size in inputs[0].shape[2:]))] = np.inf
     (result,) = compare_node(
         "ConvTranspose", inputs, constants=(1,), rtol=1e-4, atol=1e-4, **options
     )
     assert np.isinf(result).any() and not np.isnan(result).any()
+
+
+CUT = {
+    "wasteful edges": dict(x=(1, 96, 3, 4), w=(96, 64, 4, 4), strides=[2, 2], pads=[1, 1, 1, 1]),
+    "one row": dict(x=(2, 64, 1, 5), w=(64, 112, 6, 4), strides=[3, 2], pads=[2, 1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_rows_that_are_cut_off_are_not_computed(case, monkeypatch):
+    monkeypatch.setattr(blocked_transposed, "PART_CYCLES", 0)
+    options = dict(CUT[case])
+    inputs = [floats(*options.pop("x")), floats(*options.pop("w"), seed=1)]
+    options |= dict(constants=(1,))
+    compare_node("ConvTranspose", inputs, rtol=1e-4, atol=1e-4, **options)
+    artifact = athanor.compile(one_node("ConvTranspose", inputs, **options))
+    kernels = [kernel["name"] for kernel in artifact.metadata["kernels"]]
+    assert sum("conv2d" in name for name in kernels) > 1  # equal ones are one
 
 
 @pytest.mark.parametrize("channels", [5, 16])
