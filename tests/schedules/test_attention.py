@@ -7,6 +7,7 @@ import pytest
 from tvm import tirx
 
 from athanor.schedules.compute.attention import Attention, ScoreStep, attention_kernel
+from athanor.schedules.compute.attention_blocks import key_block
 from athanor.schedules.compute.strided import Strided, elements
 from athanor.targets import TARGETS
 from athanor.targets.codegen import build_kernels, lower_kernel
@@ -33,9 +34,12 @@ def expected(q, k, v, scale, bias=0.0, guarded=False):
         return np.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
-def run(
-    sizes, bias=None, guarded=False, symbolic=False, q=None, make=attention_kernel, target=NATIVE
-):
+def in_blocks(attention, symbols, buffers, target):
+    """The kernel in the blocks that it has untuned."""
+    return attention_kernel(attention, symbols, buffers, target, key_block(attention, target))
+
+
+def run(sizes, bias=None, guarded=False, symbolic=False, q=None, make=in_blocks, target=NATIVE):
     """The kernel's result and NumPy's, for (batch, heads, queries, keys, size, value size)."""
     batch, heads, queries, keys, size, value_size = sizes
     q = random(batch, queries, heads, size) if q is None else q
@@ -117,7 +121,7 @@ def test_a_query_that_is_no_number():
 def assembly(target):
     shape = view((1, 64, 2, 64))
     attention = Attention(1, 2, 64, 64, 64, 64, shape, shape, shape, 0.125, (), False)
-    func = attention_kernel(attention, [], [(8192, "float32")] * 3, target)
+    func = in_blocks(attention, [], [(8192, "float32")] * 3, target)
     lowered = lower_kernel("kernel", schedule(func, target)[0].mod["main"], target)
     return build_kernels({"kernel": lowered}, target).assembly()
 
