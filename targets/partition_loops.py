@@ -15,6 +15,10 @@ from tvm.sym import Analyzer, detect_linear_equation
 HINT = "pragma_loop_partition_hint"
 """Loop annotation by which a schedule rule asks for a loop without conditions and a rest."""
 
+GUARD = "pragma_athanor_guard"
+"""Loop annotation by which a rule asks for one branch without conditions and one with them, where
+what decides the conditions is known before the loop."""
+
 _MOST_CUTS = 64
 """Pieces are code: a concatenation of more inputs keeps the conditions of the last ones."""
 
@@ -54,6 +58,16 @@ class PartitionLoops:
     be; a piece takes for known only what follows from its own two ends. Equalities, and what is
     not linear, stay.
 
+    A loop with GUARD is written twice instead, for conditions that the loops around it decide:
+
+        if task * 16 + 15 < n:                        # GUARD
+            for lane in range(16):
+                y[task * 16 + lane] = x[lane]
+        else:
+            for lane in range(16):
+                if task * 16 + lane < n:
+                    y[task * 16 + lane] = x[lane]
+
     Instead of TVM's LoopPartition (0.27), which cuts in an order of addresses, moves pieces that
     should be empty into the loop, runs pieces out of it, and recurses without end in others.
     """
@@ -74,6 +88,15 @@ def _partitioned(body: tirx.Stmt) -> tirx.Stmt:
         return mutator.default_mutate(loop)
 
     def partition(hint: tirx.AttrStmt, mutator: Any) -> Any:
+        if hint.attr_key == GUARD:
+            guards = _guards(hint.body, analyzer)
+            if not guards:
+                return mutator.mutate(hint.body)
+            conditions = [holds for _, holds in guards]
+            plain = _copy(hint.body, [(comparison, True) for comparison, _ in guards], {})
+            return tirx.IfThenElse(
+                tirx.all(*conditions), mutator.mutate(plain), mutator.mutate(hint.body)
+            )
         if hint.attr_key != HINT:
             return mutator.default_mutate(hint)
         loop = hint.body
@@ -131,26 +154,73 @@ def _piece(
     decided: Iterable[tuple[tirx.Expr, bool]],
     analyzer: Analyzer,
 ) -> tirx.Stmt:
-    values = {_identity(comparison): value for comparison, value in decided}
     variable = tirx.Var(loop.loop_var.name, loop.loop_var.ty)
     place = analyzer.simplify(begin + loop.min + variable)
+    body = _copy(loop.body, decided, {_identity(loop.loop_var): place})
+    start = analyzer.simplify(begin * 0)
+    kind, binding = loop.kind, loop.thread_binding
+    return tirx.For(variable, start, extent, kind, body, binding, loop.annotations)
+
+
+def _copy(
+    body: tirx.Stmt, decided: Iterable[tuple[tirx.Expr, bool]], moved: dict[int, Any]
+) -> tirx.Stmt:
+    """A copy with known comparisons, other values for some variables, and memory of its own."""
+    values = {_identity(comparison): value for comparison, value in decided}
+    moved = dict(moved)
 
     def decide(comparison: tirx.Expr) -> tirx.Expr:
         value = values.get(_identity(comparison))
         return comparison if value is None else tirx.IntImm("bool", value)
 
-    moved: dict[int, Any] = {_identity(loop.loop_var): place}
-
-    def allocate(alloc: tirx.AllocBuffer) -> None:  # each piece has memory of its own
+    def allocate(alloc: tirx.AllocBuffer) -> None:
         buffer = alloc.buffer
         moved[_identity(buffer)] = tirx.Var(buffer.name, buffer.ty)
 
-    tvm_ffi.structural_walk(loop.body, (tirx.AllocBuffer, allocate))
-    body = tvm_ffi.structural_map(loop.body, (_COMPARISONS, decide), order="pre")
-    body = tvm_ffi.structural_map(body, (tirx.Var, lambda var: moved.get(_identity(var), var)))
-    start = analyzer.simplify(begin * 0)
-    kind, binding = loop.kind, loop.thread_binding
-    return tirx.For(variable, start, extent, kind, body, binding, loop.annotations)
+    tvm_ffi.structural_walk(body, (tirx.AllocBuffer, allocate))
+    body = tvm_ffi.structural_map(body, (_COMPARISONS, decide), order="pre")
+    return tvm_ffi.structural_map(body, (tirx.Var, lambda var: moved.get(_identity(var), var)))
+
+
+def _guards(body: tirx.Stmt, analyzer: Analyzer) -> list[tuple[tirx.Expr, tirx.Expr]]:
+    """Comparisons that what lies outside decides, each with what says that it always holds."""
+    inner, inside = _variables(body)
+    found = []
+    for comparison in _comparisons(body):
+        difference = _difference(comparison)
+        if difference is None:
+            continue
+        around = [each for each in inner.values() if uses(difference, each.loop_var)]
+        variables = [each.loop_var for each in around]
+        terms = detect_linear_equation(analyzer.simplify(difference), variables)
+        if not terms or not all(isinstance(term, tirx.IntImm) for term in terms[:-1]):
+            continue
+        if not _is_settled(terms[-1], inside):
+            continue
+        _, greatest = _ends(terms[-1], zip(around, map(int, terms[:-1]), strict=True))
+        holds = analyzer.simplify(greatest < 0)
+        if not analyzer.can_prove(tirx.Not(holds)):
+            found.append((comparison, holds))
+    return found
+
+
+def _difference(comparison: tirx.Expr) -> tirx.Expr | None:
+    """A comparison of integers as `difference < 0`."""
+    a, b = comparison.a, comparison.b
+    if isinstance(comparison, tirx.GT | tirx.GE):
+        a, b = b, a
+    if str(a.ty.dtype) not in ("int32", "int64"):
+        return None
+    return a - b - 1 if isinstance(comparison, tirx.LE | tirx.GE) else a - b
+
+
+def _ends(rest: Any, terms: Iterable[tuple[tirx.For, int]]) -> tuple[Any, Any]:
+    """Least and greatest of rest + the sum of loops' variables times factors."""
+    least = greatest = rest
+    for each, times in terms:
+        ends = [int(each.min) * times, (int(each.min) + int(each.extent) - 1) * times]
+        least, greatest = least + min(ends), greatest + max(ends)
+    return least, greatest
 
 
 def _cuts(loop: tirx.For, analyzer: Analyzer) -> tuple[list[tuple[tirx.Expr, bool]], list[_Cut]]:
@@ -190,13 +260,9 @@ def _places(
     analyzer: Analyzer,
 ) -> list[_Cut]:
     """Where a comparison begins and ends to be undecided along the loop: none, one or two cuts."""
-    # a < b, a <= b ... as `difference < 0` of integers
-    a, b = comparison.a, comparison.b
-    if isinstance(comparison, tirx.GT | tirx.GE):
-        a, b = b, a
-    if str(a.ty.dtype) not in ("int32", "int64"):
+    difference = _difference(comparison)
+    if difference is None:
         return []
-    difference = a - b - 1 if isinstance(comparison, tirx.LE | tirx.GE) else a - b
     around = [each for each in inner.values() if uses(difference, each.loop_var)]
     variables = [loop.loop_var, *(each.loop_var for each in around)]
     terms = detect_linear_equation(analyzer.simplify(difference), variables)
@@ -206,10 +272,8 @@ def _places(
     if factor == 0 or not _is_settled(terms[-1], inside):
         return []
     # The rest of the sum, least and greatest over the loops inside.
-    least = greatest = terms[-1] + loop.min * factor
-    for each, times in zip(around, factors, strict=True):
-        ends = [int(each.min) * times, (int(each.min) + int(each.extent) - 1) * times]
-        least, greatest = least + min(ends), greatest + max(ends)
+    rest = terms[-1] + loop.min * factor
+    least, greatest = _ends(rest, zip(around, factors, strict=True))
     if factor > 0:  # holds for place < -rest / factor
         holds, fails = (tirx.floordiv(factor - 1 - rest, factor) for rest in (greatest, least))
         found = [_Cut(holds, before=[(comparison, True)]), _Cut(fails, after=[(comparison, False)])]

@@ -11,7 +11,7 @@ from tvm import s_tir, te, tirx
 
 from athanor.targets import find_target
 from athanor.targets.codegen import lower_kernel
-from athanor.targets.partition_loops import HINT
+from athanor.targets.partition_loops import GUARD, HINT
 from athanor.targets.rules import schedule
 
 from ..schedules.kernel import Kernel
@@ -56,6 +56,28 @@ def guarded(rows, columns):
     """A matrix with a margin around it, to see what is written outside; (all of it, the matrix)."""
     memory = np.full(3 * rows * columns, 7, np.float32)
     return memory, memory[rows * columns : 2 * rows * columns].reshape(rows, columns)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("columns", [3, 8, 21, 24])
+def test_a_condition_that_loops_around_decide(columns, known):
+    """Whole vectors are stored as such, though a task's place decides whether they are whole."""
+    width = columns if known else tirx.Var("width", "int64")
+    x = te.placeholder((5, width), "float32", "x")
+    func = te.create_prim_func([x, te.compute((5, width), lambda i, j: x[i, j] + 1.0, "y")])
+    sch = s_tir.Schedule(func)
+    row, column = sch.get_loops(sch.get_sblock("y"))
+    tile, unit, lane = sch.split(column, [None, 1, 8])
+    sch.parallel(sch.fuse(row, tile))
+    sch.annotate(unit, GUARD, 1)
+    sch.vectorize(lane)
+    lowered = lower_kernel("kernel", sch.mod["main"], find_target("native")).script()
+    assert ("Broadcast" in lowered) == (not known or columns >= 8)
+    data, (memory, result) = np.random.default_rng(0).random((5, columns)), guarded(5, columns)
+    data = data.astype("float32")
+    Kernel(sch.mod["main"])(data, result, *(() if known else (columns,)))
+    np.testing.assert_array_equal(result, data + 1)
+    assert (memory[: result.size] == 7).all() and (memory[-result.size :] == 7).all()
 
 
 @pytest.mark.parametrize("upper", [True, False])
