@@ -10,8 +10,6 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-import onnx
-
 from athanor.compiler.device import place_on_device
 from athanor.compiler.driver import plan_program
 from athanor.compiler.program import Copy, KernelCall, Program, all_steps
@@ -25,34 +23,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--arch", default="sm_90a", help="as in the target: sm_80,sm_90a")
-    parser.add_argument("--batch", default="1")
     parser.add_argument("--precision", default="fp32,fp16")
     parser.add_argument("--steps", action="store_true", help="every launch in order")
     arguments = parser.parse_args()
     for path in arguments.models:
-        for batch in arguments.batch.split(","):
-            for precision in arguments.precision.split(","):
-                program, rules = placed(path, int(batch), precision, arguments.arch)
-                print(f"{path.stem}, batch {batch}, {precision}: {summary(program, rules)}")
-                if arguments.steps:
-                    print_steps(program, rules)
+        for precision in arguments.precision.split(","):
+            program, rules = placed(path, precision, arguments.arch)
+            print(f"{path.stem}, {precision}: {summary(program, rules)}")
+            if arguments.steps:
+                print_steps(program, rules)
 
 
-def placed(path: Path, batch: int, precision: str, arch: str) -> tuple[Program, dict[str, str]]:
-    """The program of a model, split between device and host, and the rule of each kernel.
-
-    batch: of each input's first dimension.
-    """
+def placed(path: Path, precision: str, arch: str) -> tuple[Program, dict[str, str]]:
+    """The program of a model, split between device and host, and the rule of each kernel."""
     target = target_for_precision(f"cuda -arch={arch}", precision)
-    shapes = {
-        value.name: [
-            batch,
-            *(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim[1:]),
-        ]
-        for value in onnx.load(path, load_external_data=False).graph.input
-        if value.type.tensor_type.shape.dim
-    }
-    program, _ = plan_program(import_model(read_model(path), shapes, None), target, True, precision)
+    program, _ = plan_program(import_model(read_model(path), None, None), target, True, precision)
     return program, place_on_device(program, target).rules
 
 

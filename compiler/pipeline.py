@@ -17,8 +17,10 @@ from athanor.compiler.passes.fuse_attention import FuseAttention
 from athanor.compiler.passes.fuse_named import FuseNamed
 from athanor.compiler.passes.legalize_concat import LegalizeConcat
 from athanor.compiler.passes.lift_conv1d import LiftConv1d
+from athanor.compiler.passes.lift_reshapes import LiftReshapes
 from athanor.compiler.passes.lower_conv3d import LowerConv3d
 from athanor.compiler.passes.merge_equal import MergeEqual
+from athanor.compiler.passes.merge_products import MergeProducts
 from athanor.compiler.passes.narrow_products import NarrowProducts
 from athanor.compiler.passes.pack_matmul import PackMatmul
 from athanor.compiler.passes.pad_channels import PadChannels
@@ -90,6 +92,8 @@ def _cpu_layouts(
 def _gpu_products(target: TargetSpec, gpu: GPUSpec) -> list[tvm.transform.Pass]:
     narrow = [NarrowProducts(gpu.narrow)] if gpu.narrow else []
     return [
+        LiftReshapes(),
+        MergeProducts(),
         FuseAttention(target),
         *narrow,
         PadChannels(),

@@ -78,7 +78,7 @@ def _epilogue(sch: s_tir.Schedule, block: Block) -> _Epilogue | None:
     leaves = blocks.leaf_blocks(sch) or []
     if len(leaves) == 1:
         return own
-    last = blocks.inline_epilogue(sch, block)
+    last = blocks.inline_epilogue(sch, block) or _joined_readers(sch, block)
     if last is None or len(blocks.leaf_blocks(sch) or []) != 2:
         return None
     end = sch.get(last)
@@ -92,6 +92,15 @@ def _epilogue(sch: s_tir.Schedule, block: Block) -> _Epilogue | None:
     if not reads or not plain or len(iterators) != len(own.iterators):
         return None
     return _Epilogue(end.body, iterators, own.sums)
+
+
+def _joined_readers(sch: s_tir.Schedule, block: Block) -> Block | None:
+    """The one block that all readers of the sums become part of, as x * tanh(x) has two."""
+    if sch.get_producers(block):
+        return None
+    leaves = blocks.leaf_blocks(sch) or []
+    left = blocks.inline_spatial(sch, [b for b in leaves if not blocks.same(sch, b, block)])
+    return left[0] if len(left) == 1 and blocks.is_spatial(sch, left[0]) else None
 
 
 class _Kernel:

@@ -164,12 +164,12 @@ def test_launches_are_counted(tmp_path, capsys, monkeypatch):
     launches = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(launches)
     onnx.save(two_kernels(), tmp_path / "m.onnx")
-    arguments = ["cuda_launches.py", str(tmp_path / "m.onnx"), "--batch", "32", "--steps"]
+    arguments = ["cuda_launches.py", str(tmp_path / "m.onnx"), "--steps"]
     monkeypatch.setattr("sys.argv", [*arguments, "--precision", "fp32"])
     launches.main()
     first, *steps = capsys.readouterr().out.splitlines()
-    assert first == "m, batch 32, fp32: 2 launches (CUDAMatmul 1, CUDARows 1)"
+    assert first == "m, fp32: 2 launches (CUDAMatmul 1, CUDARows 1)"
     assert [step.split()[:4] for step in steps] == [
-        ["CUDAMatmul", "1", "float32", "32x50"],
-        ["CUDARows", "1", "float32", "32x50"],
+        ["CUDAMatmul", "1", "float32", "rowsx50"],
+        ["CUDARows", "1", "float32", "rowsx50"],
     ]

@@ -239,3 +239,26 @@ def test_other_parts_of_a_tile_for_a_warp(driver, precision, sizes, warps):
     )
     threads = sizes[0] * sizes[1] // (warps[0] * warps[1]) * 32
     assert launch["extents"][3] == str(threads)
+
+
+def test_what_reads_the_product_twice_is_in_its_launch(driver):
+    """GELU by tanh, written out."""
+
+    def node(operator, inputs, output):
+        return helper.make_node(operator, inputs, [output])
+
+    nodes = [
+        node("MatMul", ["a", "b"], "x"),
+        node("Mul", ["x", "x"], "square"),
+        node("Mul", ["square", "x"], "cube"),
+        node("Mul", ["cube", "small"], "less"),
+        node("Add", ["x", "less"], "sum"),
+        node("Tanh", ["sum"], "tanh"),
+        node("Mul", ["tanh", "x"], "y"),
+    ]
+    a, b = numbers(1, (40, 72), "float32"), numbers(2, (72, 50), "float32")
+    x = matmul(a, b)
+    expected = np.tanh(x + 0.05 * x**3) * x
+    constants = {"b": b, "small": np.float32(0.05)}
+    artifact = check(nodes, {"a": a}, constants, "float32", expected)
+    assert launches(artifact) == 1
