@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tvm
 import tvm_ffi
 from tvm import ir, s_tir, tirx
@@ -27,21 +29,28 @@ class OverlapRests:
                 y[min(step * 32, 68) + lane] = f(min(step * 32, 68) + lane)
 
     Some elements are computed twice, and to the same value. A rest of its own would be computed
-    element by element, which takes as long as many tiles. While blocks are still there, after
-    scheduling: the scheduler wants bindings without a minimum.
+    element by element, which takes as long as many tiles. A line is left as it is where it goes
+    from one scratch buffer to another of the same size: they may become one (StorageRewrite), and
+    the second time it would start from what the first time left. While blocks are still there,
+    after scheduling: the scheduler wants bindings without a minimum.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """See the class."""
         for variable, func in mod.functions_items():
             if isinstance(func, tirx.PrimFunc):
-                body = tvm_ffi.structural_map(func.body, (tirx.For, _overlapping), order="post")
+                params = list(func.params)
+
+                def overlap(loop: tirx.For, params: list[tirx.Var] = params) -> tirx.For:
+                    return _overlapping(loop, params)
+
+                body = tvm_ffi.structural_map(func.body, (tirx.For, overlap), order="post")
                 mod[variable] = func.with_body(body)
         return mod
 
 
-def _overlapping(loop: tirx.For) -> tirx.For:
-    if OVERLAP not in loop.annotations:
+def _overlapping(loop: tirx.For, params: list[tirx.Var]) -> tirx.For:
+    if OVERLAP not in loop.annotations or _may_be_in_place(loop, params):
         return loop
     length, tile = (int(size) for size in loop.annotations[OVERLAP])
     inner: list[tirx.For] = []
@@ -59,6 +68,31 @@ def _overlapping(loop: tirx.For) -> tirx.For:
     kept = {key: value for key, value in loop.annotations.items() if key != OVERLAP}
     kind, binding = loop.kind, loop.thread_binding
     return tirx.For(loop.loop_var, loop.min, loop.extent, kind, body, binding, kept)
+
+
+def _may_be_in_place(loop: tirx.For, params: list[tirx.Var]) -> bool:
+    """Whether what a block writes may get the memory of what it reads."""
+    found = []
+
+    def see(block: s_tir.SBlock) -> None:
+        read, written = (
+            [r.source for r in regions if not any(r.source.same_as(p) for p in params)]
+            for regions in (block.reads, block.writes)
+        )
+        found.extend(
+            True
+            for source in read
+            for made in written
+            if not source.same_as(made) and _elements(source) == _elements(made)
+        )
+
+    tvm_ffi.structural_walk(loop.body, (s_tir.SBlock, see))
+    return bool(found)
+
+
+def _elements(buffer: tirx.Buffer) -> int | None:
+    sizes = [int(size) for size in buffer.shape if isinstance(size, tirx.IntImm)]
+    return math.prod(sizes) if len(sizes) == len(buffer.shape) else None
 
 
 def _moved(

@@ -1,5 +1,7 @@
 """Tiles moved back to be whole: every element once at least, none outside."""
 
+import functools
+
 import numpy as np
 import pytest
 from tvm import s_tir, te, tirx
@@ -53,3 +55,32 @@ def test_tiles_of_another_axis_of_the_same_length_stay():
     made = np.full((length, length), 7, np.float32)
     Kernel(sch.mod["main"])(given, made)
     np.testing.assert_array_equal(made, 2 * given + 1)
+
+
+def _inverse(line, i):
+    return 1 / (line[i] + 1)
+
+
+def test_what_may_be_done_in_place_is_not_done_twice():
+    """Three lines of one size, each from the one before: memory of the first may serve the second.
+
+    So it went: a softmax over channels of 33 columns multiplied by its sums.
+    """
+    length, tile = 33, 16
+    shape = (tirx.IntImm("int64", length),)
+    x = te.placeholder(shape, "float32", "x")
+    line = x
+    for number in range(3):
+        line = te.compute(shape, functools.partial(_inverse, line), f"line{number}")
+    sch = s_tir.Schedule(te.create_prim_func([x, line]))
+    for number in range(3):
+        step, lane = sch.split(sch.get_loops(sch.get_sblock(f"line{number}"))[0], [None, tile])
+        sch.annotate(step, OVERLAP, [length, tile])
+        sch.vectorize(lane)
+    given = np.linspace(0, 5, length, dtype=np.float32)
+    made = np.full(length, 7, np.float32)
+    Kernel(sch.mod["main"])(given, made)
+    wanted = given
+    for _ in range(3):
+        wanted = 1 / (wanted + 1)
+    np.testing.assert_allclose(made, wanted, rtol=1e-6)
