@@ -157,16 +157,19 @@ class _Rewriter(GraphRewriter):
             return None
         *batch, rows, depth = shape
         images, columns = math.prod(batch), other[-2] if swapped else other[-1]
-        if swapped and few_rows.worth_dots(rows, columns, self.target):
+        operands = (a, shape), (b, other)
+        if columns == 1 and few_rows.worth_dots(1, rows, self.target):
+            # (a @ b)^T = b^T @ a^T, where b^T is the one row and lies as b does
+            operands = operands[::-1]
+            func = few_rows.row_dots_kernel(images, 1, rows, depth, self.target)
+        elif swapped and few_rows.worth_dots(rows, columns, self.target):
             func = few_rows.row_dots_kernel(images, rows, columns, depth, self.target)
         elif not swapped and few_rows.worth_lines(images, rows, depth, columns, self.target):
             func = few_rows.row_lines_kernel(images, rows, depth, columns, self.target)
         else:
             return None
         kernel = self.builder.add_func(func, "matmul")
-        flat = [
-            self.shaped(operand, [math.prod(sizes)]) for operand, sizes in ((a, shape), (b, other))
-        ]
+        flat = [self.shaped(operand, [math.prod(sizes)]) for operand, sizes in operands]
         ty = relax.TensorType([images * rows * columns], "float32")
         made = self.emit(relax.call_tir(kernel, flat, ty))
         return relax.op.reshape(made, [*batch, rows, columns])

@@ -17,7 +17,7 @@ TASK_BYTES = 1 << 17
 LINES = 8
 """Rows of the right operand that are added up at once: as many streams as a core prefetches."""
 
-DOT_ROWS = 3
+DOT_ROWS = 4
 """Rows up to which dot products take less time than to turn the right operand into panels."""
 LINE_ROWS = 4
 """Rows whose sums are loaded and stored again for every 8 lines in less time than those take."""
