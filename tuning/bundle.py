@@ -23,6 +23,7 @@ import onnx
 from athanor.compiler.write_aside import check_writable, write_aside
 from athanor.errors import CompileError
 from athanor.targets import TargetSpec
+from athanor.tuning.apply import TunedKernels
 from athanor.tuning.build import Builder
 from athanor.tuning.context import make_context, target_identity
 from athanor.tuning.database import RECORDS, Database
@@ -99,7 +100,8 @@ def tune_by_bundle(
         check_writable(Path(bundle))
     spec = tuning_target(target, precision)
     records = Database(database, create=True)
-    tasks = model_tasks(model, spec, shapes, dims, operators, winograd, precision)
+    known = TunedKernels(database, spec, any_cpu=True, threads=threads)
+    tasks = model_tasks(model, spec, shapes, dims, operators, winograd, precision, known)
     builder = Builder(spec, spec.cores)
     report = BundleReport()
     cpu, device_threads = _UNKNOWN_CPU, threads or 1

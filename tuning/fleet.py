@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.errors import CompileError
 from athanor.targets import TargetSpec, find_target
+from athanor.tuning.apply import TunedKernels
 from athanor.tuning.build import Builder
 from athanor.tuning.context import Context
 from athanor.tuning.database import WORKLOAD, Database
@@ -73,9 +74,11 @@ def tune_fleet(
     with connect(scheduler) as client:
         context = _common_context(client, spec, threads)
         records = Database(database, create=True)
+        known = TunedKernels(database, spec, any_cpu=True, threads=context.threads)
         tasks: dict[str, KernelTask] = {}
         for model in models:
-            for key, task in model_tasks(model, spec, shapes, dims, winograd=winograd).items():
+            found = model_tasks(model, spec, shapes, dims, winograd=winograd, known=known)
+            for key, task in found.items():
                 if key in tasks:
                     tasks[key].calls += task.calls
                 else:

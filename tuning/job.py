@@ -127,12 +127,18 @@ def model_tasks(
     operators: Mapping[tuple[str, str, int], Any] | None = None,
     winograd: bool = True,
     precision: str = "fp32",
+    known: TunedKernels | None = None,
 ) -> dict[str, KernelTask]:
-    """The kernels of a model that can be tuned, by their key; arguments as in `tune`."""
+    """The kernels of a model that can be tuned, by their key; arguments as in `tune`.
+
+    known: whose choices about the graph are taken over, as a compilation does.
+    """
     source = read_model(model)
+    choices = known.choices() if known else None
     with blaming(source):
         imported = _import(source, shapes, dims, operators)
-        return tasks_of(plan_calls(imported, target, winograd, precision, dims or {}))
+        calls = plan_calls(imported, target, winograd, precision, dims or {}, choices)
+    return tasks_of(calls)
 
 
 def tuning_target(name: str, precision: str) -> TargetSpec:

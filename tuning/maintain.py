@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from athanor.errors import CompileError
-from athanor.tuning.database import BEST, CHOICE, TRIAL, WORKLOAD, Database
+from athanor.tuning.database import BEST, CHOICE, TRIAL, UNCONFIRMED, WORKLOAD, Database
 
 Line = dict[str, Any]
 
@@ -74,22 +74,28 @@ def merge(target: Database, sources: Iterable[Database]) -> int:
 def prune(database: Database, keep_trials: bool, fits: Callable[[Line], bool]) -> int:
     """Leave out results that newer ones replace, what does not fit, and trials unless kept.
 
+    Under what waits for a comparison of the whole model, what holds without it is kept.
+
     Returns how many lines that were. No job may write meanwhile.
     """
-    best = {_place(line): line for line in _results(database) if fits(line)}
+    results = [line for line in _results(database) if fits(line)]
+    held = {_place(line): line for line in results if not line.get(UNCONFIRMED)}
+    newest = {_place(line): line for line in results}
+    used = {id(line) for line in newest.values()}
+    used |= {id(held[p]) for p, line in newest.items() if line.get(UNCONFIRMED) and p in held}
     kept: dict[str, Line] = {}
     for line in database.lines:
         if line["kind"] == WORKLOAD:
             continue
         if not fits(line):
             continue
-        if line["kind"] in (BEST, CHOICE) and best[_place(line)] is not line:
+        if line["kind"] in (BEST, CHOICE) and id(line) not in used:
             continue
         if line["kind"] == TRIAL and not keep_trials:
             continue
         kept.setdefault(_identity(line), line)
-    used = {line["workload"] for line in kept.values() if line["kind"] != CHOICE}
-    workloads = {line["key"]: line for line in database.records(WORKLOAD) if line["key"] in used}
+    keys = {line["workload"] for line in kept.values() if line["kind"] != CHOICE}
+    workloads = {line["key"]: line for line in database.records(WORKLOAD) if line["key"] in keys}
     lines = [*workloads.values(), *kept.values()]
     removed = len(database.lines) - len(lines)
     if removed:

@@ -44,9 +44,14 @@ class TaskReport:
     """Why the kernel can't be measured."""
 
     @property
+    def is_measured(self) -> bool:
+        """Whether there are times."""
+        return math.isfinite(self.heuristic_secs)
+
+    @property
     def gain(self) -> float:
         """Part of the heuristic's time that is saved."""
-        known = math.isfinite(self.heuristic_secs) and self.heuristic_secs > 0
+        known = self.is_measured and self.heuristic_secs > 0
         return 1 - self.best_secs / self.heuristic_secs if known else 0.0
 
 
@@ -84,7 +89,7 @@ class TuningReport:
         """The kernels that take most of a run first."""
 
         def untuned(task: TaskReport) -> float:
-            return task.heuristic_secs * task.calls if math.isfinite(task.heuristic_secs) else 0.0
+            return task.heuristic_secs * task.calls if task.is_measured else 0.0
 
         return sorted(self.tasks, key=untuned, reverse=True)
 

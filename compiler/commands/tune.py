@@ -103,15 +103,14 @@ def job_table(report: TuningReport, most: int) -> Table:
     for name in ("calls", "untuned us", "tuned us", "gain", "trials"):
         table.add_column(name, justify="right")
     for row in report.slowest_first()[:most]:
-        known = row.heuristic_secs < float("inf")
         times = [f"{1e6 * row.heuristic_secs:.1f}", f"{1e6 * row.best_secs:.1f}"]
-        gain = "failed" if row.failure else f"{row.gain:.1%}" if known else ""
+        gain = "failed" if row.failure else f"{row.gain:.1%}" if row.is_measured else ""
         table.add_row(
             row.name,
             row.shapes,
             row.rule,
             str(row.calls),
-            *(times if known else ["", ""]),
+            *(times if row.is_measured else ["", ""]),
             gain,
             str(row.trials),
         )

@@ -11,9 +11,12 @@ import pytest
 from athanor.compiler.cli import run_command
 from athanor.errors import CompileError
 from athanor.tuning.bundle import tune_by_bundle
-from athanor.tuning.database import BEST, TRIAL, Database
+from athanor.tuning.context import make_context
+from athanor.tuning.database import BEST, CHOICE, TRIAL, Database
+from athanor.tuning.workload import workload_key
 
 from .models import matmul
+from .test_choices import NATIVE, points
 
 
 def visit(folder, path, *words):
@@ -115,6 +118,25 @@ def test_a_second_visit_measures_the_fastest_again(tmp_path):
     lines = len(Database(database).lines)
     assert collect_times(database, times).collected == 0
     assert len(Database(database).lines) == lines
+
+
+def test_a_bundle_has_the_kernels_that_a_compilation_has(tmp_path):
+    """Those of the choices about the graph that the database knows."""
+    model, database = matmul(rows=3, columns=40, depth=33), tmp_path / "db"
+    met, program = points(model)
+    ((key, point),) = met.points.items()
+    goal = next(c for c in point.candidates if c != point.preferred)
+    context = make_context(NATIVE, NATIVE.cores, "a board").as_dict()
+    fields = {"key": key, "context": context, "value": goal}
+    Database(database, create=True).append(CHOICE, **fields, seconds=1, heuristic_seconds=2)
+    tune_by_bundle(model, "native", database=database, bundle=tmp_path / "out.tar", trials=3)
+    (manifest,) = (database / "bundles").iterdir()
+    bundled = {workload for workload, _ in json.loads(manifest.read_text())["candidates"]}
+    usual, chosen = (
+        {workload_key(func) for func in made.kernels.values()}
+        for made in (program, points(model, {key: goal})[1])
+    )
+    assert bundled and bundled <= chosen - usual
 
 
 def test_what_a_device_did_not_measure_is_not_recorded(tmp_path):

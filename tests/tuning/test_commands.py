@@ -58,6 +58,16 @@ def test_prune_keeps_what_compiling_needs(tuned, command):
     assert Database(tuned).lines == []
 
 
+def test_prune_keeps_what_holds_without_the_comparison(tuned, command):
+    database = Database(tuned)
+    fields = {k: v for k, v in database.records(BEST)[-1].items() if k not in ("kind", "format")}
+    database.append(BEST, **fields)
+    database.append(BEST, **fields, unconfirmed=True)
+    assert command("database", "prune", tuned)[0] == 0
+    kept = [line.get("unconfirmed", False) for line in Database(tuned).records(BEST)]
+    assert kept == [False, True]
+
+
 def test_export_and_import(tuned, command, tmp_path):
     path = tmp_path / "best.jsonl"
     assert command("database", "export", tuned, path)[0] == 0

@@ -178,6 +178,46 @@ def test_wrong_options(tmp_path, options, sentence):
         tune(matmul(), database=tmp_path / "d", **options)
 
 
+def test_without_a_budget_a_job_ends_when_little_is_to_be_expected(tmp_path):
+    report = tune(matmul(), database=tmp_path, measurer=MadeUpTimes(), choices=False)
+    assert report.stage == "less than 1% more is to be expected"
+    assert report.expected_gain < 0.01 and report.trials > 20
+
+
+def test_a_job_takes_no_longer_than_it_may(tmp_path, monkeypatch):
+    """Time passes only while something is measured: a second each."""
+    now = [0.0]
+
+    class Slow(MadeUpTimes):
+        def measure(self, candidates, **options):
+            for result in super().measure(candidates, **options):
+                now[0] += 1
+                yield result
+
+    monkeypatch.setattr("athanor.tuning.rounds.time.monotonic", lambda: now[0])
+    report = tune(matmul(), database=tmp_path, minutes=0.5, measurer=Slow(), choices=False)
+    assert report.stage == "the time is up" and 30 <= report.elapsed_secs < 30 + 8 + 7
+
+
+def test_a_full_disk_ends_a_job_and_keeps_the_records(tmp_path, monkeypatch):
+    left, fsync = [8], os.fsync
+
+    def fill(descriptor):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr("athanor.tuning.database.os.fsync", fill)
+    with pytest.raises(CompileError, match=r"free some space.*The records so far are kept"):
+        tune(matmul(), database=tmp_path, trials=20, measurer=MadeUpTimes(), choices=False)
+    monkeypatch.undo()
+    count = len(records(tmp_path))
+    assert count > 5
+    report = tune(matmul(), database=tmp_path, trials=3, measurer=MadeUpTimes(), choices=False)
+    assert report.trials == 3 and len(records(tmp_path)) == count + 3
+
+
 def test_a_model_that_does_not_compile(tmp_path):
     model = matmul()
     model.graph.node[1].op_type = "Frobnicate"

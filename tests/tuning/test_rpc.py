@@ -13,11 +13,14 @@ import pytest
 
 from athanor.errors import CompileError
 from athanor.targets import find_target
+from athanor.tuning.database import TRIAL, Database
+from athanor.tuning.job import tune
 from athanor.tuning.measure import CRASH, DEVICE_LOST
 from athanor.tuning.rpc import TrackerMeasurer
 from athanor.tuning.tracker import Tracker
 
 from .c_kernels import GOOD, make_candidate
+from .models import matmul
 
 pytest.importorskip("tornado", reason="TVM's tracker needs it: pip install 'athanor[tracker]'")
 TARGET = find_target("native")
@@ -100,6 +103,28 @@ def farm():
             except ProcessLookupError:
                 pass
             process.wait()
+
+
+def test_a_job_outlives_one_of_three_devices(farm, tmp_path):
+    """Each candidate is measured once, wherever, and recorded."""
+    address, servers = farm
+    killed = []
+
+    def kill_one(report):
+        if report.trials >= 4 and not killed:
+            killed.append(list(servers)[-1])
+            kill(servers[killed[0]])
+
+    measurer = TrackerMeasurer(TARGET, address, "board", connect_secs=5)
+    assert len(set(measurer._tracker.devices("board"))) == 3
+    options = {"measurer": measurer, "on_progress": kill_one, "choices": False}
+    report = tune(matmul(), database=tmp_path, trials=14, **options)
+    measurer.close()
+    assert killed and report.trials == 14 and report.stage == "all trials are used"
+    records = Database(tmp_path).records(TRIAL)
+    assert len({tuple(record["values"]) for record in records}) == 14 == len(records)
+    assert not [record["error"] for record in records if "error" in record]
+    assert set(measurer.dropped) <= set(killed)
 
 
 def test_devices_measure_and_a_killed_and_a_hung_one_are_dropped(farm, tmp_path):
