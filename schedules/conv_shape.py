@@ -9,7 +9,7 @@ import tvm_ffi
 from tvm import s_tir
 
 from athanor.schedules import blocks
-from athanor.schedules.compute.conv2d import PAD_KIND, PHASES
+from athanor.schedules.compute.conv2d import PAD_KIND, PHASES, WINDOW, Window
 
 SBlockRV = s_tir.schedule.SBlockRV
 
@@ -35,6 +35,8 @@ class ConvShape:
     in_block: int
     padded: bool
     """Whether the convolution reads a copy: with zeros around, or of the pixels that it meets."""
+    windows: tuple[Window, Window] | None = None
+    """Of rows and columns, where taps that meet padding only are left out."""
     phases: int = 1
     """Of a transposed convolution: images that are interleaved, one after another in the blocks."""
 
@@ -137,5 +139,15 @@ def read_shape(sch: s_tir.Schedule, conv: SBlockRV, pad: SBlockRV | None) -> Con
     assert in_blocks and in_block, "channels are never symbolic"
     return ConvShape(
         batch, out_blocks, height, width, out_block, steps, (kh, kw), depth,
-        in_blocks, in_height, in_width, in_block, pad is not None, math.prod(phases),
+        in_blocks, in_height, in_width, in_block, pad is not None, read_windows(stmt),
+        math.prod(phases),
     )  # fmt: skip
+
+
+def read_windows(block: s_tir.SBlock) -> tuple[Window, Window] | None:
+    """What rows and columns meet, by the annotation WINDOW."""
+    numbers = block.annotations.get(WINDOW)
+    if numbers is None:
+        return None
+    rows, columns = [int(n) for n in numbers[:5]], [int(n) for n in numbers[5:]]
+    return Window(*rows), Window(*columns)

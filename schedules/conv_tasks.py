@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import s_tir
 
+from athanor.schedules.compute.conv2d import MOST_MET, met_share
 from athanor.schedules.conv_shape import ConvShape
 from athanor.schedules.decisions import decide, nearest
 from athanor.schedules.register_tile import (
@@ -14,6 +15,7 @@ from athanor.schedules.register_tile import (
     best_pixels,
     best_tile,
     divisors,
+    line_cycles,
     most_pixels,
     vector_counts,
 )
@@ -103,10 +105,28 @@ def _bands(height: int) -> list[int]:
 
 def _row_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:
     assert shape.out_width is not None
-    tile = best_tile(shape.out_width, shape.phase_blocks, shape.out_block, shape.taps, target)
+    tile = _row_tile(shape, target)
     tiles = math.ceil(shape.out_width / tile.pixels)
     cycles = tile.cycles * shape.taps + tiles * ROW_TILE_CYCLES
     return _with_tasks(shape, tile, False, rows, rows * cycles, target)
+
+
+def _row_tile(shape: ConvShape, target: TargetSpec) -> RegisterTile:
+    """The cheapest tile over a row; its cycles are those of the taps that meet elements."""
+    width, height = shape.out_width, shape.out_height
+    assert width is not None and height is not None
+    sizes = (width, shape.phase_blocks, shape.out_block, shape.taps, target)
+    if shape.windows is None:
+        return best_tile(*sizes)
+    windows, tiles = shape.windows, [best_tile(*sizes)]
+    if met_share(windows, (height, width), 1) < MOST_MET:  # tiles may end where a tap begins
+        for vectors in vector_counts(shape.phase_blocks, shape.out_block, target):
+            for pixels in range(1, min(width, most_pixels(vectors, target)) + 1):
+                cycles = line_cycles(width, pixels, vectors, shape.taps, target)
+                tiles.append(RegisterTile(pixels, vectors, cycles))
+    shares = {p: met_share(windows, (height, width), p) for p in {t.pixels for t in tiles}}
+    less = [replace(tile, cycles=tile.cycles * shares[tile.pixels]) for tile in tiles]
+    return min(less, key=lambda tile: tile.cycles / tile.vectors)
 
 
 def _flat_tiling(shape: ConvShape, rows: int, target: TargetSpec) -> list[tuple[float, Tiling]]:

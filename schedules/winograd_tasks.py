@@ -87,17 +87,19 @@ def winograd_tile(
     dilation: int = 1,
     block: int = 16,
     limit: float = math.inf,
+    share: float = 1.0,
 ) -> int | None:
     """Output tile for one image of a taps x taps convolution; None: the direct method is faster.
 
     in_size: of the input without padding (top, left, bottom, right); depth: input channels that an
-    output channel sums over; limit: cycles of another method yet.
+    output channel sums over; limit: cycles of another method yet; share: of the products, what the
+    direct method computes.
     """
     height, width = winograd_out_size(in_size, padding, taps, dilation)
     if min(height, width) < 1:
         return None
     lanes = target.lanes(32)
-    steps = height * width * taps * taps * depth * out_blocks * block / lanes
+    steps = share * height * width * taps * taps * depth * out_blocks * block / lanes
     arithmetic = steps / target.fma_pipes / DIRECT_EFFICIENCY
     stream = taps * taps * depth * out_blocks * block * 4 / MEMORY_BYTES_PER_CYCLE
     best, chosen = min(limit, WORTH * _together(arithmetic, stream)), None

@@ -21,6 +21,9 @@ PLAIN, DIRECT = 0, 100
 """Methods of a convolution: in NCHW; on blocks, plus the channels of a reduction block. Between
 them is Winograd's, the number of outputs of a tile along an axis."""
 
+FINE_TILE = 4
+"""Pixels of the tiles that the direct method takes where most taps meet padding."""
+
 
 def choose_method(
     graph: LayoutRewriter,
@@ -59,7 +62,8 @@ def choose_method(
             options["dilation"][0],
         )
         tiles = winograd_tiles_of(*cut)
-        tile = winograd_tile(*cut, limit=math.inf if rows is None else rows)
+        share = _direct_share((height, width), kernel, options)
+        tile = winograd_tile(*cut, limit=math.inf if rows is None else rows, share=share)
         if tile is not None and preferred != PLAIN:
             preferred = tile
     if preferred == direct and wide:
@@ -87,6 +91,17 @@ def _logical_sizes(graph: LayoutRewriter, data: Expr) -> list[Any]:
         return list(data.ty.shape.values)
     batch, _, height, width, _ = data.ty.shape.values
     return [batch, graph.channels[data], height, width]
+
+
+def _direct_share(image: tuple[int, int], kernel: list[int], options: dict[str, Any]) -> float:
+    """Of the products of a convolution of stride 1, those that are not with padding, if few are."""
+    padding, dilation = options["padding"], options["dilation"]
+    rows, columns = (conv2d.Window(kernel[i], 1, dilation[i], padding[i], image[i]) for i in (0, 1))
+    height, width = (
+        image[i] + padding[i] + padding[i + 2] - (kernel[i] - 1) * dilation[i] for i in (0, 1)
+    )
+    share = conv2d.met_share((rows, columns), (height, width), FINE_TILE)
+    return share if share < conv2d.MOST_MET else 1.0
 
 
 def reduced_by(plan: conv2d.Conv2dPlan, block: int, kernel: list[int]) -> conv2d.Conv2dPlan | None:

@@ -18,11 +18,49 @@ PHASES = "athanor.phases"
 """Block annotation: rows and columns of the grid of images that a convolution's blocks make up."""
 PLAN = "athanor.conv2d_plan"
 """Block annotation: the plan of a grouped convolution, as JSON, for `ShortenReductions`."""
+WINDOW = "athanor.window"
+"""Block annotation of a padded convolution: for rows and columns, the numbers of `Window`."""
+MOST_MET = 0.85
+"""The share of taps that meet elements from which on tiles need not care which ones they are."""
 GATHER_BLOCKS = 4
 """Output blocks from which on a strided 1x1 convolution first copies the pixels that it reads."""
 
 Pair = tuple[int, int]
 Padding = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which elements of one axis the taps of a convolution meet."""
+
+    taps: int
+    stride: int
+    dilation: int
+    padding: int
+    """Zeros before the first element."""
+    length: int
+    """Elements that are not padding."""
+
+    def met(self, first: int, last: int) -> int:
+        """Taps by which the results from `first` to `last` meet elements, any of them."""
+        low = max(0, -((last * self.stride - self.padding) // self.dilation))
+        end = -((first * self.stride - self.padding - self.length) // self.dilation)
+        return max(0, min(self.taps, end) - low)
+
+
+def met_share(windows: tuple[Window, Window], size: Pair, pixels: int) -> float:
+    """The share of taps that meet elements, for tiles of so many pixels of a row.
+
+    size: rows and columns of the result.
+    """
+    rows, columns = windows
+    height, width = size
+    down = sum(rows.met(row, row) for row in range(height))
+    along = 0
+    for first in range(0, width, pixels):
+        last = min(first + pixels, width) - 1
+        along += (last + 1 - first) * columns.met(first, last)
+    return down * along / (height * rows.taps * width * columns.taps)
 
 
 @dataclass(frozen=True)
@@ -233,6 +271,10 @@ def conv2d_blocked(
     attrs = {KIND: "conv2d", PHASES: list(phases), NOMINAL: [asked, done]}
     if plan.groups > 1:
         attrs[PLAN] = json.dumps(asdict(plan))
+    height, width = (constant(size) for size in data.shape[2:4])
+    if any(padding) and depth > 1 and not pairs and phases == (1, 1) and height and width:
+        rows = kernel_h, strides[0], dilation[0], padding[0], height
+        attrs[WINDOW] = [*rows, kernel_w, strides[1], dilation[1], padding[1], width]
     return te.compute(shape, element, name="conv2d", attrs=attrs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
+from athanor.schedules.compute.conv2d import WINDOW
 from athanor.schedules.conv_shape import ConvShape, read_shape, split_convolution
 from athanor.schedules.conv_tasks import Tiling, decide_tiling
 from athanor.schedules.decisions import decide
@@ -29,7 +30,7 @@ class CPUConv2d:
             pad = input rows of the band with zeros around      # where the convolution pads
             for channel tile, row, pixel tile:
                 acc[pixels, channels] = 0                       # registers
-                for input block, kh, kw, input channel:
+                for input block, kh, kw, input channel: # taps that meet more than padding
                     for pixel (unrolled): acc[pixel, :] += pad[pixel] * weight[:]
                 out[pixels, channels] = epilogue(acc)           # bias, residual, activation, ...
 
@@ -109,6 +110,8 @@ def _make_flat(
     sch: s_tir.Schedule, conv: SBlockRV, last: SBlockRV, shape: ConvShape, tiling: Tiling
 ) -> None:
     """(oh, ow) of the product and of what stores it -> (band, pixel in band)."""
+    if shape.windows is not None:
+        sch.unannotate(conv, WINDOW)  # a tile is of several rows
     rows, width = tiling.rows, shape.out_width
     assert rows is not None and width is not None, "symbolic maps are tiled by rows"
 
