@@ -76,6 +76,9 @@ def run(op, x, w, wanted, **attributes):
         ((2, 16, 4, 5, 5), (8, 16, 1, 3, 3), (1, 2, 2), (0, 1, 1, 0, 1, 1), (1, 1, 1), 1),
         ((1, 8, 6, 9, 5), (12, 2, 2, 3, 1), (1, 2, 1), (3, 0, 0, 0, 1, 0), (2, 1, 1), 4),
         ((1, 6, 4, 5, 5), (6, 1, 3, 3, 3), (1, 1, 1), (1, 1, 2, 1, 1, 2), (1, 1, 1), 6),
+        ((2, 6, 4, 5, 5), (8, 3, 1, 1, 1), (1, 1, 1), (0,) * 6, (1, 1, 1), 2),
+        ((2, 5, 4, 5, 6), (9, 5, 1, 1, 3), (1, 1, 2), (0, 0, 1, 0, 0, 2), (1, 1, 2), 1),
+        ((1, 16, 6, 5, 7), (16, 16, 3, 1, 1), (2, 1, 1), (0, 0, 0, 2, 0, 0), (2, 1, 1), 1),
     ],
 )
 def test_convolution(shape, weight, strides, pads, dilations, groups):
@@ -98,6 +101,16 @@ def test_transposed_convolution(shape, weight, strides, pads, extra, groups):
     wanted = spread(x, w, strides, pads, extra, groups)
     options = dict(strides=strides, pads=pads, output_padding=extra, group=groups)
     run("ConvTranspose", x, w, wanted, **options)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1, 1), (1, 1, 3), (3, 1, 1)])
+def test_nothing_is_copied_for_one_axis(kernel):
+    before = module(
+        lambda emit, x: emit(relax.op.nn.conv3d(x, relax.const(np.ones((2, 3, *kernel), "f4")))),
+        x=(2, 3, 4, 5, 6),
+    )
+    names = operators(LowerConv3d()(before))
+    assert names == ["relax.reshape", "relax.nn.conv2d", "relax.reshape"]
 
 
 def test_what_the_run_brings_stays():
