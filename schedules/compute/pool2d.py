@@ -112,17 +112,22 @@ def counted(
     before, after = (padding[:2], padding[2:]) if count_include_pad else ((0, 0), (0, 0))
 
     def count(out: tirx.Expr, axis: int) -> tirx.Expr:
-        """Window elements along an axis from `-before` to the image's end plus `after`."""
+        """Window elements along an axis from `-before` to the image's end plus `after`; 1 at least.
+
+        As 32-bit numbers, of which a vector of results needs one register, and apart from the other
+        axis, whose count is the same for a whole row.
+        """
         size, step, first = (height, width)[axis], dilation[axis], before[axis]
-        start = out * strides[axis] - padding[axis]
+        start = out.astype("int32") * strides[axis] - padding[axis]
         skipped = tirx.max(0, (-first - start + step - 1) // step)
-        end = tirx.min(kernel[axis], (size + after[axis] - start + step - 1) // step)
-        return tirx.max(end - skipped, 0)
+        behind = size.astype("int32") + after[axis]
+        end = tirx.min(kernel[axis], (behind - start + step - 1) // step)
+        return tirx.max(end - skipped, 1).astype(data.dtype)
 
     def divisor(oh: tirx.Expr, ow: tirx.Expr) -> tirx.Expr:
         if whole:
             return tirx.const(kernel[0] * kernel[1], data.dtype)
-        return tirx.max(count(oh, 0) * count(ow, 1), 1).astype(data.dtype)
+        return count(oh, 0) * count(ow, 1)
 
     return divisor
 

@@ -10,6 +10,7 @@ import pytest
 from athanor.schedules.compute import window
 from athanor.schedules.rules.cpu_plain_window import CPUPlainWindow
 from athanor.targets import find_target
+from athanor.targets.codegen import lower_kernel
 
 from ..schedules.blocked import convolve, windows
 from ..schedules.kernel import Kernel
@@ -61,6 +62,22 @@ def test_depthwise_reads_nothing_outside(fenced, size, kernel):
     out = run(prim_func([x, w], [made]), [fenced(data), weight], data.shape)
     wanted = convolve(data, weight[:, None], groups=4, padding=padding)
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_maps_odd_both_ways(fenced):
+    """Tiles that end early have branches; these go around the lanes, whose loads have masks."""
+    data, weight = random(1, 1024, 17, 19), random(1024, 3, 3)
+    x, w = placeholder("x", *data.shape), placeholder("w", *weight.shape)
+    func = prim_func([x, w], [window.depthwise_conv2d_plain(x, w, padding=(1, 1, 1, 1))])
+    out = run(func, [fenced(data), weight], data.shape)
+    wanted = convolve(data, weight[:, None], groups=1024, padding=(1, 1, 1, 1))
+    np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-5)
+    target = find_target("x86-64-v4")
+    sch = CPUPlainWindow().apply(func, target)
+    assert sch is not None
+    text = lower_kernel("odd", sch.mod["main"], target).script()
+    assert "masked.load" in text
+    assert "if_then_else" not in text
 
 
 def test_the_border_of_maxima_is_no_element(fenced):
