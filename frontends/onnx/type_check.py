@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import onnx
+from tvm_ffi.error import register_error
 
 import athanor
 from athanor.errors import AthanorError, CompileError, CompilerDefect
 from athanor.frontends.onnx.model_file import SourceModel
 from athanor.frontends.onnx.operators import breaks_inference, walk_nodes
+
+# Or Ctrl-C in a pass, which TVM calls back, comes out of TVM as a RuntimeError without a word.
+register_error("KeyboardInterrupt", KeyboardInterrupt)
 
 
 @contextmanager

@@ -32,3 +32,12 @@ def test_an_interruption_is_none(monkeypatch):
     monkeypatch.setattr(driver, "plan_memory", interrupt)
     with pytest.raises(KeyboardInterrupt):
         athanor.compile(MODEL)
+
+
+def test_an_interrupt_inside_a_pass_is_no_defect(monkeypatch):
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("athanor.compiler.passes.fuse_attention._Rewriter.run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        athanor.compile(MODEL, cache=False)
