@@ -172,7 +172,7 @@ def page(names: tuple[str, ...], rows: list[tuple[str, ...]], threads: int, limi
         "brackets the level that holds what the kernel reads and writes, where it is another. In "
         "L1: GB/s of the same operator on 24 KB in the first cache, where its arithmetic and the "
         "ends of its rows are all that takes time; of both: the share of the lower of limit and "
-        "this.",
+        "this, above 100% where longer rows serve a kernel better.",
         "",
         f"| {' | '.join(names)} |",
         f"|---|---|---|{'--:|' * (len(names) - 3)}",
