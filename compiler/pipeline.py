@@ -8,6 +8,7 @@ from tvm.relax import transform as relax_transform
 
 from athanor.compiler.choices import Choices
 from athanor.compiler.legalize import LEGALIZE
+from athanor.compiler.passes.arrange_depthwise import ArrangeDepthwise
 from athanor.compiler.passes.arrange_products import ArrangeProducts
 from athanor.compiler.passes.block_layouts import BlockLayouts
 from athanor.compiler.passes.channels_last import ChannelsLast
@@ -100,6 +101,7 @@ def _gpu_products(target: TargetSpec, gpu: GPUSpec) -> list[tvm.transform.Pass]:
         ChannelsLast(),
         FoldConstants(),
         ArrangeProducts(),
+        ArrangeDepthwise(),
         WidenWithin(),
     ]
 

@@ -10,6 +10,7 @@ from athanor.schedules.decisions import DecisionPoint, Decisions
 from athanor.schedules.rule import ScheduleRule, ScheduleWarning, apply_decisions
 from athanor.schedules.rules.cuda_by_hand import CUDAByHand
 from athanor.schedules.rules.cuda_conv2d import CUDAConv2d
+from athanor.schedules.rules.cuda_depthwise import CUDADepthwise
 from athanor.schedules.rules.cuda_elementwise import CUDAElementwise
 from athanor.schedules.rules.cuda_fallback import CUDAFallback
 from athanor.schedules.rules.cuda_matmul import CUDAMatmul
@@ -23,6 +24,7 @@ CUDA_RULES: tuple[ScheduleRule, ...] = (
     CUDAByHand(),
     CUDAMatmul(),
     CUDAConv2d(),
+    CUDADepthwise(),
     CUDARows(),
     CUDATranspose(),
     CUDAElementwise(),
