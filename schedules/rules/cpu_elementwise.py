@@ -82,6 +82,16 @@ def schedule_spatial(
         sch.vectorize(lane)
     elif contiguous and extent in (2, 4, 8, 16):
         sch.vectorize(inner)
+    elif (
+        len(outer) > 1
+        and inner_axes[-1].pinned
+        and extent is not None
+        and 1 < extent <= DEALT_AT_MOST
+    ):
+        # Neighbours are computed in different ways: all of them in the body of the loop around
+        # them, and LLVM makes vectors of that one's steps.
+        sch.unroll(inner)
+        outer.pop()
     elif any(axis.pinned for axis in inner_axes) and extent != 1:
         # A condition on the axis (concatenation, padding): cut it where the condition changes,
         # and LLVM makes vectors of the pieces.

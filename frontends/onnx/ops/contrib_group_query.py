@@ -17,10 +17,10 @@ from athanor.frontends.onnx.ops.contrib_attention import (
     join_heads,
     last_axis_parts,
     product,
-    rotated,
     scores_of,
     split_heads,
 )
+from athanor.frontends.onnx.ops.rotary import rotated
 from athanor.frontends.onnx.tensors import cast, compute, dtype_of, reshape, scalar, shape_of
 
 R = relax.op
