@@ -1,4 +1,4 @@
-"""Products of bfloat16 pairs -> AVX512_BF16's dot products; for targets that have these."""
+"""Products of pairs of 16-bit numbers -> dot products of the target's."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from tvm import ir, tirx
 from tvm.ir import IRModule
 from tvm.sym import Analyzer
 
+from athanor.schedules.compute import int16
 from athanor.schedules.compute.bf16 import DOT, PAIR, ROUND, operator
 from athanor.targets.llvm_text import register_lanes, shuffle, vector_type
 
 BF16_FUNCTION = re.compile(r"athanor_(dot|round)_bf16_x(\d+)")
 """Names of the functions that `bf16_function` writes, as kernels call them."""
+_DOTS = (DOT, int16.DOT)
 
 
 @tvm.transform.module_pass(opt_level=0, name="JoinPairs")
 class JoinPairs:
-    """Two neighbours of bfloat16 as one load of 32 bits, which an instruction can broadcast.
+    """Two neighbours of 16 bits as one load of 32 bits, which an instruction can broadcast.
 
         pair(a[i], a[i + 1])   =>   reinterpret("int32", a[i:i + 2])
         pair(x, y)             =>   x | y << 16
@@ -54,17 +56,20 @@ class MarkRounding:
 class LowerDots:
     """Sums of products of pairs, and rounding, -> functions that are one instruction.
 
-        acc + dot(a, b)   =>   athanor_dot_bf16_x16(acc, a, b)
+        acc + dot(a, b)   =>   athanor_dot_bf16_x16(acc, a, b)     # or of int16
         round_bf16(x)     =>   athanor_round_bf16_x16(x)
 
-    Right before `LowerMath`, which imports what `bf16_function` writes.
+    Right before `LowerMath`, which imports what `bf16_function` and `int16_function` write.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """See the class."""
         mod = _map(mod, tirx.Add, _accumulated)
-        mod = _map_calls(mod, DOT, lambda call: _dot(_zeros(call), call))
-        return _map_calls(mod, ROUND, lambda call: _function("round", list(call.args), call.ty))
+        for name in _DOTS:
+            mod = _map_calls(mod, name, lambda call: _dot(_zeros(call), call))
+        return _map_calls(
+            mod, ROUND, lambda call: _function("round_bf16", list(call.args), call.ty)
+        )
 
 
 def _map(mod: IRModule, kind: type, replace: Callable[..., tirx.Expr]) -> IRModule:
@@ -97,12 +102,16 @@ def _joined(first: tirx.Expr, second: tirx.Expr) -> tirx.Expr:
 def _load(bits: tirx.Expr) -> ir.TensorLoad | None:
     """What the bits of one number are loaded from, where it is loaded."""
     value = bits.args[0] if isinstance(bits, ir.Call) else bits
-    scalar = isinstance(value, ir.TensorLoad) and str(value.ty.dtype) in ("bfloat16", "uint16")
+    scalar = isinstance(value, ir.TensorLoad) and str(value.ty.dtype) in (
+        "bfloat16",
+        "int16",
+        "uint16",
+    )
     return value if scalar and len(value.indices) == 1 else None
 
 
 def _is_dot(value: tirx.Expr) -> bool:
-    return isinstance(value, ir.Call) and getattr(value.op, "name", "") == DOT
+    return isinstance(value, ir.Call) and getattr(value.op, "name", "") in _DOTS
 
 
 def _accumulated(add: tirx.Add) -> tirx.Expr:
@@ -112,11 +121,15 @@ def _accumulated(add: tirx.Add) -> tirx.Expr:
 
 
 def _dot(total: tirx.Expr, call: ir.Call) -> tirx.Expr:
-    return _function("dot", [total, *call.args], call.ty)
+    numbers = "bf16"
+    if call.op.name == int16.DOT:
+        numbers = "int8" if str(call.args[1].ty.dtype).startswith("int16") else "int16"
+    return _function(f"dot_{numbers}", [total, *call.args], call.ty)
 
 
 def _zeros(call: ir.Call) -> tirx.Expr:
-    zero, lanes = tirx.const(0.0, "float32"), tvm.DataType(str(call.ty.dtype)).lanes
+    dtype = str(call.ty.dtype)
+    zero, lanes = tirx.const(0, dtype.split("x")[0]), tvm.DataType(dtype).lanes
     return zero if lanes == 1 else tirx.Broadcast(zero, lanes)
 
 
@@ -129,7 +142,7 @@ def _rounded(cast: tirx.Cast) -> tirx.Expr:
 
 def _function(kind: str, arguments: list[tirx.Expr], made: ir.Type) -> ir.Call:
     lanes = max(1, tvm.DataType(str(made.dtype)).lanes)
-    name = ir.StringImm(f"athanor_{kind}_bf16_x{lanes}")
+    name = ir.StringImm(f"athanor_{kind}_x{lanes}")
     return ir.Call(ir.Op.get("tirx.call_pure_extern"), [name, *arguments], ret_ty=made)
 
 

@@ -97,7 +97,7 @@ def build_kernels(kernels: dict[str, tirx.PrimFunc], target: TargetSpec) -> Kern
     finish = [
         KeepOnStack(),
         LowerDots(),
-        LowerMath(target.avx512),
+        LowerMath(target.avx512, target.pair_lanes),
         *storage,
         t.LowerTVMBuiltin(),
         t.LowerIntrin(),
@@ -162,7 +162,7 @@ def _lowering(target: TargetSpec) -> tvm.transform.Sequential:
             t.FP8ComputeLegalize(),
             PartitionLoops(),
             vectorize_loops(target),
-            *([JoinPairs()] if target.bf16_dots else []),
+            JoinPairs(),
             t.StorageRewrite(),
             t.UnrollLoop(),
             s.RenormalizeSplitPattern(),

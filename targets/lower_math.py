@@ -12,6 +12,7 @@ from tvm import ir, tirx
 from tvm.ir import IRModule
 
 from athanor.targets.bf16_dots import BF16_FUNCTION, bf16_function
+from athanor.targets.int16_dots import INT16_FUNCTION, int16_function
 from athanor.targets.llvm_text import register_lanes, vector_function
 from athanor.targets.math_functions import FUNCTIONS, Bindings
 from athanor.targets.stream_stores import STREAM, stream_function
@@ -49,16 +50,19 @@ class LowerMath:
     A call of libm would be made once a lane, at some 5 to 20 ns each. The last pass before LLVM,
     which gets the functions as LLVM IR: as lets in TIR they would be right too, but TVM's
     simplifier substitutes every let into the next, and exp(log(x)) takes it 20 s.
-    Transposed tiles (`targets.transpose`), bfloat16 functions (`targets.bf16_dots`) and stores past
-    the caches (`targets.stream_stores`) are imported the same way.
+    Transposed tiles (`targets.transpose`), dot products (`targets.bf16_dots`, `targets.int16_dots`)
+    and stores past the caches (`targets.stream_stores`) are imported the same way.
     float16 and bfloat16 go through float32; float64 and what is not listed stay calls of libm.
     Error: at most 4 units in the last place or 1e-6 of the result over all of float32. NaN stays
     NaN, infinities, overflow and signed zeros come out as libm's, denormal numbers are kept.
     """
 
-    def __init__(self, avx512: bool) -> None:
-        """avx512: whether the target has AVX-512, which scales by powers in one instruction."""
-        self.avx512 = avx512
+    def __init__(self, avx512: bool, pair_lanes: int = 0) -> None:
+        """avx512: whether the target has AVX-512, which scales by powers in one instruction.
+
+        pair_lanes: `TargetSpec.pair_lanes`.
+        """
+        self.avx512, self.pair_lanes = avx512, pair_lanes
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         """See the class."""
@@ -76,6 +80,12 @@ class LowerMath:
                 made := BF16_FUNCTION.fullmatch(call.args[0].value)
             ):
                 texts[made.group()] = bf16_function(made.group(1), int(made.group(2)))
+                return call
+            if operator == "tirx.call_pure_extern" and (
+                made := INT16_FUNCTION.fullmatch(call.args[0].value)
+            ):
+                size = int(made.group(2))
+                texts[made.group()] = int16_function(made.group(1), size, self.pair_lanes)
                 return call
             if operator not in FUNCTIONS:
                 return call

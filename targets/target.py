@@ -56,6 +56,11 @@ class TargetSpec:
         return "avx512_bf16" in self.cpu_features
 
     @property
+    def pair_lanes(self) -> int:
+        """int32 sums in the vector that x86's pmaddwd makes of pairs of int16; 0: there is none."""
+        return self.lanes(32) if self.triple.startswith("x86_64") else 0
+
+    @property
     def avx512(self) -> bool:
         """Whether x86's 512-bit vectors, and their instructions for shorter ones, are there."""
         return "avx512vl" in self.cpu_features

@@ -19,7 +19,7 @@ from athanor.compiler.passes.rewrite import (
     static_shape,
 )
 from athanor.schedules.blocks import constant
-from athanor.schedules.compute import few_rows, matmul
+from athanor.schedules.compute import few_rows, int16, matmul
 from athanor.schedules.compute.bf16 import pack_pairs
 from athanor.schedules.compute.pack import pack_kernel
 from athanor.targets import TargetSpec
@@ -73,11 +73,16 @@ class _Rewriter(GraphRewriter):
         return op_name(call) == "relax.matmul"
 
     def rewrite_call(self, call: Call, name: str, old: relax.Var) -> Expr | None:
-        if op_name(call) != "relax.matmul" or str(old.ty.dtype) != "float32":
+        if op_name(call) != "relax.matmul":
             return None
         a, b = call.args
         ranks = [len(arg.ty.shape.values) for arg in (a, b)]
-        if min(ranks) < 2 or any(str(arg.ty.dtype) != "float32" for arg in (a, b)):
+        types = *(str(arg.ty.dtype) for arg in (a, b)), str(old.ty.dtype)
+        if min(ranks) < 2:
+            return None
+        if types == ("int16", "int16", "int32"):
+            return self.integer_product(a, b, name)
+        if types != ("float32",) * 3:
             return None
         weights = self.constant(b)
         if weights is not None and ranks[1] == 2:
@@ -107,6 +112,24 @@ class _Rewriter(GraphRewriter):
         if len(a.ty.shape.values) == len(old.ty.shape.values):
             return self.emit(made, name)
         return self.emit(relax.op.reshape(self.emit(made), old.ty.shape), name)
+
+    def integer_product(self, a: Expr, b: Expr, name: str) -> Expr | None:
+        """The product of int16 numbers in int32; of a constant b in pairs."""
+        weights = self.constant(b)
+        if weights is None or weights.ndim != 2 or 0 in weights.shape:
+            return None
+        depth, columns = weights.shape
+        panel = matmul.matmul_panel(self.target, columns)
+        panels = matmul.weight_panels(weights, False, self.target, panel)
+        packed = relax.const(int16.pack_pairs(panels, 1))
+        if depth % 2:
+            a = self.emit(self.call(_with_even_depth, a, hint="pad"))
+
+        def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+            return matmul.matmul_packed(x, w, columns)
+
+        made = self.call(dense, a, packed, hint="matmul", options=columns)
+        return self.emit(made, name)
 
     def fold_batch(self, a: Expr, b: Expr) -> tuple[Expr, Expr]:
         """Operands of equal rank; batch axes along which b repeats are rows of a where they can be.
@@ -260,6 +283,18 @@ def _with_rank(operand: Expr, rank: int) -> list[Expr | int]:
     """The shape with ones in front."""
     shape = list(operand.ty.shape.values)
     return [*[tirx.IntImm("int64", 1)] * (rank - len(shape)), *shape]
+
+
+def _with_even_depth(x: te.Tensor) -> te.Tensor:
+    """A zero behind an odd last axis."""
+    depth = constant(x.shape[-1])
+    assert depth is not None
+    zero = tirx.const(0, x.dtype)
+    return te.compute(
+        (*x.shape[:-1], depth + 1),
+        lambda *i: tirx.if_then_else(i[-1] < depth, x(*i[:-1], tirx.min(i[-1], depth - 1)), zero),
+        name="pad",
+    )
 
 
 def _padded(columns: int, panel: int, lanes: int) -> float:

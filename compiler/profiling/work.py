@@ -17,6 +17,7 @@ from tvm.tirx.buffer import is_buffer_var
 from athanor.compiler.program import Copy, KernelCall, symbols_of
 from athanor.schedules.blocks import NOMINAL
 from athanor.schedules.compute.bf16 import DOT
+from athanor.schedules.compute.int16 import DOT as INT16_DOT
 from athanor.targets.codegen import symbolic_parameters
 
 _ARITHMETIC = (
@@ -157,7 +158,7 @@ def _arithmetic(value: tirx.Expr) -> int:
         nonlocal count
         if getattr(call.op, "name", "").endswith("if_then_else"):
             count += max(_arithmetic(side) for side in list(call.args)[1:])
-        elif getattr(call.op, "name", "") == DOT:
+        elif getattr(call.op, "name", "") in (DOT, INT16_DOT):
             count += 3  # and a fourth, which adds it to the sum
         else:
             count += 1

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import te, tirx
 
 from athanor.schedules.blocks import KIND, constant
-from athanor.schedules.compute import bf16
+from athanor.schedules.compute import bf16, int16
 from athanor.targets.target import TargetSpec
 
 DOT_CYCLES = 60
@@ -118,10 +118,11 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int, rows: int | None = 
     rows: of the register tile, by itself `tile_rows`.
 
     Result: (..., M, n) or (n,), dtype of `a`, accumulated in it. A bfloat16 `a` has an even K and
-    meets words of `bf16.pack_pairs`; its result is float32, accumulated in it. The product itself
-    is a block of KIND "matmul" over (batch..., row, column), rows and columns rounded up to whole
-    register tiles: rows past the end repeat the last one, columns past the end meet the zeros of
-    the packing, so the inner loops have no conditions. A second block stores what is wanted.
+    meets words of `bf16.pack_pairs`; its result is float32, accumulated in it. So does an int16 one
+    with `int16.pack_pairs`; its result is int32, which wraps. The product itself is a block of KIND
+    "matmul" over (batch..., row, column), rows and columns rounded up to whole register tiles: rows
+    past the end repeat the last one, columns past the end meet the zeros of the packing, so the
+    inner loops have no conditions. A second block stores what is wanted.
 
     Leading axes are rows too where their product is known or is one symbol; else they are a
     batch, for the scheduler cannot prove much about tiles of a product of symbols.
@@ -130,8 +131,8 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int, rows: int | None = 
     panels, depth, panel = (constant(dim) for dim in b_packed.shape)
     assert panels is not None and depth is not None and panel is not None
     batch, folded = _batch_and_rows(lead)
-    pairs = a.dtype == "bfloat16"
-    left = bf16.bits(a) if pairs else a
+    dots = {"bfloat16": bf16.dot, "int16": int16.dot}.get(str(a.dtype))
+    left = a if dots is None else bf16.bits(a)
     total: tirx.Expr | int = (
         math.prod(int(dim) for dim in folded) if _is_static(folded) else _symbol(folded)
     )
@@ -144,9 +145,9 @@ def matmul_packed(a: te.Tensor, b_packed: te.Tensor, n: int, rows: int | None = 
         *outer, i, j = indices
         row = unflatten(i if exact else _clamped(i, total), folded)
         right = b_packed[j // panel, k, j % panel]
-        if pairs:
+        if dots is not None:
             pair = bf16.pair(left(*outer, *row, 2 * k), left(*outer, *row, 2 * k + 1))
-            return te.sum(bf16.dot(pair, right), axis=k)
+            return te.sum(dots(pair, right), axis=k)
         return te.sum(left(*outer, *row, k) * right, axis=k)
 
     product = te.compute(
