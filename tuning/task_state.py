@@ -317,7 +317,8 @@ class TaskState:
 
     def _append_best(self, record: dict[str, Any]) -> None:
         fields = {k: v for k, v in record.items() if k not in ("kind", "format")}
-        if fields != {k: self._last.get(k) for k in fields}:  # else collected again
+        if fields != {k: self._last.get(k) for k in (*fields, UNCONFIRMED) if k in self._last}:
+            # else results were collected again
             self.database.append(BEST, **fields)
         self._keep(fields)
 
