@@ -71,14 +71,17 @@ def _overlapping(loop: tirx.For, params: list[tirx.Var]) -> tirx.For:
 
 
 def _may_be_in_place(loop: tirx.For, params: list[tirx.Var]) -> bool:
-    """Whether what a block writes may get the memory of what it reads."""
-    found = []
+    """Whether what a block writes may get the memory of what it reads from before the loop."""
+    found: list[bool] = []
+    made_inside: list[tirx.Buffer] = []
+
+    def note(block: s_tir.SBlock) -> None:
+        made_inside.extend(region.source for region in block.writes)
 
     def see(block: s_tir.SBlock) -> None:
-        read, written = (
-            [r.source for r in regions if not any(r.source.same_as(p) for p in params)]
-            for regions in (block.reads, block.writes)
-        )
+        written = [r.source for r in block.writes if not any(r.source.same_as(p) for p in params)]
+        known = [*params, *made_inside]
+        read = [r.source for r in block.reads if not any(r.source.same_as(k) for k in known)]
         found.extend(
             True
             for source in read
@@ -86,6 +89,7 @@ def _may_be_in_place(loop: tirx.For, params: list[tirx.Var]) -> bool:
             if not source.same_as(made) and _elements(source) == _elements(made)
         )
 
+    tvm_ffi.structural_walk(loop.body, (s_tir.SBlock, note))
     tvm_ffi.structural_walk(loop.body, (s_tir.SBlock, see))
     return bool(found)
 

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from tvm import s_tir, te, tirx
 
+from athanor.schedules.compute.matmul import few_rows_matmul
+from athanor.targets import find_target
+from athanor.targets.codegen import lower_kernel
 from athanor.targets.overlap_rests import OVERLAP
+from athanor.targets.rules import schedule
 
 from ..schedules.kernel import Kernel
 
@@ -84,3 +88,17 @@ def test_what_may_be_done_in_place_is_not_done_twice():
     for _ in range(3):
         wanted = 1 / (wanted + 1)
     np.testing.assert_allclose(made, wanted, rtol=1e-6)
+
+
+def test_a_tile_that_the_loop_makes_may_be_stored_twice():
+    """A product's sums are as many as its results, but begin anew with every tile."""
+    a, b = (te.placeholder(shape, "float32") for shape in ((3, 20), (20, 37)))
+    func = te.create_prim_func([a, b, few_rows_matmul(a, b)])
+    target = find_target("native")
+    sch, _ = schedule(func, target)
+    assert OVERLAP in sch.mod.script()
+    assert OVERLAP not in lower_kernel("kernel", sch.mod["main"], target).script()
+    left, right = (np.random.default_rng(0).random(x, np.float32) for x in ((3, 20), (20, 37)))
+    made = np.empty((3, 37), np.float32)
+    Kernel(sch.mod["main"])(left, right, made)
+    np.testing.assert_allclose(made, left @ right, rtol=1e-5)
