@@ -236,7 +236,7 @@ class _Rewriter(GraphRewriter):
             return DOTS if dots else panel * TILE
         rows = math.prod(shape[:-1])
         tiles = self.tiles(rows, columns)
-        preferred = panel * TILE + matmul.tile_rows(rows, panel, depth)
+        preferred = panel * TILE + matmul.tile_rows(rows, panel, depth, self.target)
         few = [DOTS] if columns <= 2 * self.target.lanes(32) else []
         key = f"matmul {'x'.join(map(str, shape))}, {depth}x{columns}"
         return self.choices.choose(
@@ -254,7 +254,7 @@ class _Rewriter(GraphRewriter):
         # A transposed operand is read along its rows, which are a panel's columns.
         columns = None if swapped else other[-1]
         panel = matmul.run_time_panel(self.target, columns)
-        preferred = panel * TILE + matmul.tile_rows(shape[-2], panel, shape[-1])
+        preferred = panel * TILE + matmul.tile_rows(shape[-2], panel, shape[-1], self.target)
         sizes = "x".join(map(str, shape)), "x".join(map(str, other))
         key = f"batch_matmul {sizes[0]}, {sizes[1]}{' transposed' if swapped else ''}"
         candidates = sorted({*self.tiles(shape[-2], columns), preferred})

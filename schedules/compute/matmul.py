@@ -25,6 +25,9 @@ NARROW_COST = 1.07
 """Time of a column in a panel of half the width: each broadcast serves half the multiply-adds."""
 FEW_ROWS = 16
 """Rows up to which panels of a right operand that every run fills are not worth it."""
+ONE_VECTOR_ROWS = 8
+"""Rows of a tile of one vector: two pipes times four cycles of latency. Twice that where a panel is
+half a vector and registers allow."""
 SHALLOW = 64
 """Steps of a sum up to which panels are one vector, of 512 bits: those were measured."""
 
@@ -39,6 +42,8 @@ def matmul_panel(target: TargetSpec, columns: int | None = None, depth: int | No
     rather than 120; 300 x 64 x 400: 132 rather than 139).
     """
     lanes = target.lanes(32)
+    if depth is not None and (part := part_of_vector(target, columns)):
+        return part
     if lanes >= 16 and depth is not None and depth <= SHALLOW:
         return lanes
     wide = lanes * (4 if lanes <= 4 and target.vector_registers >= 32 else 2)
@@ -47,12 +52,20 @@ def matmul_panel(target: TargetSpec, columns: int | None = None, depth: int | No
     return lanes
 
 
+def part_of_vector(target: TargetSpec, columns: int | None) -> int | None:
+    """Columns of a panel of half a vector of 512 bits where that holds all columns."""
+    half = target.lanes(32) // 2
+    return half if half >= 8 and columns is not None and columns <= half else None
+
+
 def run_time_panel(target: TargetSpec, columns: int | None) -> int:
     """Columns of a panel that every run fills from the right operand.
 
     Four vectors where the registers allow it and no more columns are padded than by panels of 16:
     fewer loads for each multiply-add (12 times 50x64 by 64x50: 45 us rather than 55).
     """
+    if part := part_of_vector(target, columns):
+        return part
     narrow, wide = 16, 4 * target.lanes(32)
     if columns is None or target.vector_registers < 32 or wide <= narrow:
         return narrow
@@ -65,16 +78,25 @@ def worth_dots(depth: int, columns: int, target: TargetSpec) -> bool:
     return columns * (depth / lanes + DOT_CYCLES) < -(-columns // lanes) * depth
 
 
-def tile_rows(rows: int | None, panel: int, depth: int | None = None) -> int:
+def tile_rows(
+    rows: int | None, panel: int, depth: int | None = None, target: TargetSpec | None = None
+) -> int:
     """Rows of the register tile for `rows` rows in all (None: symbolic) and that panel width.
 
     depth: elements from one row to the next, where the tile reads the rows where they lie.
+    target: if known, tiles of panels of one vector may have more rows, or more hide the latency.
 
     At most what the accumulators leave of the registers: 6 rows of 2 vectors (16 registers), 14
     of 2 (32 registers), 6 of 4 (from 64 columns on). Among those the one that takes least time for
     rows, empty ones too, and for the panel that every tile streams once from the L2 cache.
     """
     most = 14 if 32 <= panel < 64 else 6
+    if target is not None and rows is not None and panel <= target.lanes(32):
+        # A tile of all rows reads the panel once; 256 bits are multiplied twice a cycle.
+        if rows <= ONE_VECTOR_ROWS or panel <= 8:
+            most = ONE_VECTOR_ROWS
+        if panel < target.lanes(32) and target.vector_registers >= 32:
+            most = 2 * ONE_VECTOR_ROWS
     if depth is not None:
         # Rows a multiple of 4 KiB apart meet in one set of the L1 cache, which has 8 lines or more.
         most = min(most, 8 * (4096 // math.gcd(4 * depth, 4096)))

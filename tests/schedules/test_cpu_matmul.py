@@ -70,11 +70,37 @@ def test_panels_of_the_run_pad_no_more_than_narrow_ones(name, columns):
     if columns is None:
         assert panel == 16
         return
+    if panel < 16:
+        assert columns <= panel == target.lanes(32) // 2
+        return
     assert -(-columns // panel) * panel == -(-columns // 16) * 16
     vectors = max(1, panel // target.lanes(32))
     for rows in (1, 5, 50, 128, 200):
         tile = tile_rows(rows, panel, 64)
         assert panel == 16 or tile * vectors + vectors + 1 <= target.vector_registers
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+@pytest.mark.parametrize("columns", [1, 3, 8, 9])
+def test_few_columns_take_half_a_vector(name, columns):
+    target = TARGETS[name]
+    panel = matmul_panel(target, columns, 100)
+    if target.lanes(32) == 16:
+        assert (panel == 8) == (columns <= 8)
+    for rows in (1, 5, 8, 40, 4000):
+        tile = tile_rows(rows, panel, 100, target)
+        vectors = -(-panel // target.lanes(32))
+        assert tile <= rows and tile * vectors + vectors + 1 <= target.vector_registers
+
+
+@pytest.mark.parametrize("rows", [5, 16, 50])
+@pytest.mark.parametrize("columns", [1, 3, 8])
+def test_half_panels(rows, columns):
+    a, b = random(3, rows, 33), random(3, 33, columns)
+    inputs = [placeholder("a", *a.shape), placeholder("b", *b.shape)]
+    panel = run_time_panel(NATIVE, columns)
+    out = batch_matmul(*inputs, False, False, panel, tile_rows(rows, panel, 33, NATIVE))
+    check(prim_func(inputs, [out]), "CPUMatmul", [a, b], [a @ b])
 
 
 @pytest.mark.parametrize("rows", [1, 3, 50])
