@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from athanor.tuning.database import CHOICE, UNCONFIRMED
 from athanor.tuning.faster import is_faster
 from athanor.tuning.measure import DEVICE_LOST, Measurer
 from athanor.tuning.model_tasks import ModelTasks, Variant, variant_of
+from athanor.tuning.parts import Parts
 from athanor.tuning.task_state import TOGETHER, TaskState, measure_heuristics
 
 LEAST_GAIN = 0.97
@@ -125,7 +126,7 @@ class GraphChoices:
                 break
             nth = {key: values[n] for key, values in others.items() if n < len(values)}
             variants.append(self.model.variant({**self.values(), **nth}))
-        self._parts = _Parts([self.usual, *variants])
+        self._parts = Parts(c.nodes for made in (self.usual, *variants) for c in made.calls)
         places = {key: self._parts.of(points[key].nodes) for key in others}
         shared = Counter(part for found in places.values() for part in found)
         for key, values in others.items():
@@ -135,7 +136,10 @@ class GraphChoices:
             options = {self.value(key): self.usual, **dict(planned)}
             self.planned[key] = _Open(
                 points[key].preferred,
-                {v: (made, self._parts.kernels(made, places[key])) for v, made in options.items()},
+                {
+                    v: (made, _kernels_of(made, self._parts, places[key]))
+                    for v, made in options.items()
+                },
             )
             self._places[key] = places[key]
             if options.keys() <= self._compared(key):
@@ -302,9 +306,17 @@ class GraphChoices:
         for key in self.unconfirmed:
             self._append({k: v for k, v in self._last[key].items() if k != UNCONFIRMED})
 
-    def withdraw(self) -> None:
-        """Take back what is not confirmed: what was chosen before, or by the compiler, holds."""
-        withdrawn = self.unconfirmed
+    def nodes(self, key: str) -> list[str]:
+        """The nodes that a choice is about."""
+        point = self._point(key)
+        return [node for nodes in point.nodes for node in nodes] if point else []
+
+    def withdraw(self, keys: Iterable[str] | None = None) -> None:
+        """Take back what is not confirmed: what was chosen before, or by the compiler, holds.
+
+        keys: these of it alone.
+        """
+        withdrawn = [k for k in self.unconfirmed if keys is None or k in keys]
         for key in withdrawn:
             last, value = self._last[key], self._held_value(key)
             usual, compared = last["heuristic_seconds"], last.get("compared", [])
@@ -315,7 +327,7 @@ class GraphChoices:
             else report
             for report in self.reports
         ]
-        self._made = {}
+        self._made = {k: made for k, made in self._made.items() if k not in withdrawn}
 
     def _in_turn(
         self, options: dict[int, Kernels], measurer: Measurer, tuned: bool
@@ -346,32 +358,13 @@ def _median(seconds: Sequence[float]) -> float:
     return statistics.median(seconds) if seconds else math.inf
 
 
-class _Parts:
-    """The nodes of a model in parts, so that every kernel of every variant lies in one."""
-
-    def __init__(self, variants: list[Variant]) -> None:
-        self._parents: dict[str, str] = {}
-        for variant in variants:
-            for call in variant.calls:
-                for node in call.nodes[1:]:
-                    self._parents[self._find(node)] = self._find(call.nodes[0])
-
-    def _find(self, node: str) -> str:
-        while (parent := self._parents.get(node, node)) != node:
-            node = parent
-        return node
-
-    def of(self, operators: list[tuple[str, ...]]) -> set[str]:
-        """The parts of some operators, each given by its nodes."""
-        return {self._find(node) for nodes in operators for node in nodes}
-
-    def kernels(self, variant: Variant, parts: set[str]) -> Kernels:
-        """The kernels of some parts, and how often they are called."""
-        return Counter(
-            call.task.key
-            for call in variant.calls
-            if call.nodes and self._find(call.nodes[0]) in parts
-        )
+def _kernels_of(variant: Variant, all_parts: Parts, parts: set[str]) -> Kernels:
+    """The kernels of some parts, and how often they are called."""
+    return Counter(
+        call.task.key
+        for call in variant.calls
+        if call.nodes and all_parts.find(call.nodes[0]) in parts
+    )
 
 
 def _recorded(model: ModelTasks) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from athanor.targets.detect import cpu_features
 from athanor.tuning.apply import TunedKernels
 from athanor.tuning.build import Builder
 from athanor.tuning.choose import ChoiceReport, GraphChoices
-from athanor.tuning.confirm import is_model_faster
+from athanor.tuning.confirm import WholeModel
 from athanor.tuning.context import make_context
 from athanor.tuning.database import Database
 from athanor.tuning.estimate import FIRST_GAIN
@@ -103,14 +103,15 @@ def tune(
         job = _ModelJob(tasks, graph, used, trials, minutes, on_progress)
         job.with_choices = choices
         if own is not None and tasks.confirms:
-            job.is_model_faster = lambda: is_model_faster(
+            threads = own.threads
+            job.whole = WholeModel(
                 imported,
                 spec,
-                TunedKernels(database, spec, threads=own.threads, confirming=True),
                 winograd,
                 dims or {},
-                own.threads,
                 index_limits(source.skeleton, source.weights.values()),
+                threads,
+                lambda: TunedKernels(database, spec, threads=threads, confirming=True),
             )
         return job.run(job.states)
     finally:
@@ -184,8 +185,8 @@ class _ModelJob(Job):
     """
 
     with_choices = True
-    is_model_faster: Callable[[], bool] | None = None
-    """Asked at the end, where the job runs on the machine that it tunes for."""
+    whole: WholeModel | None = None
+    """What is compared at the end, where the job runs on the machine that it tunes for."""
 
     def __init__(
         self,
@@ -220,12 +221,11 @@ class _ModelJob(Job):
 
     def _work(self) -> str:
         ended = self._tune()
-        waiting = self.graph.unconfirmed or any(s.is_unconfirmed for s in self.states)
-        if self.is_model_faster is None or not waiting:
+        if self.whole is None or not self._unconfirmed():
             return ended
-        self._tell("compare the whole model")
         try:
-            is_faster, said = self.is_model_faster(), ""
+            said = self._withdraw_lost(self.whole)
+            is_faster = not self._unconfirmed() or self.whole.is_faster()
         except RunError as error:  # what was measured of the kernels is all there is to go by
             is_faster, said = True, f"; the whole model can't be compared: {error}"
         if is_faster:
@@ -233,12 +233,35 @@ class _ModelJob(Job):
             for state in self.states:
                 state.confirm()
             return f"{ended}{said}"
-        self.graph.withdraw()
-        for state in self.model.states.values():
-            state.withdraw()
+        self._withdraw(None)
+        return f"{ended}; as a whole the tuned model was not faster, so it stays as it was"
+
+    def _unconfirmed(self) -> dict[str, list[str]]:
+        """The nodes of what waits for a comparison: choices and kernels of the model by key."""
+        found = {key: self.graph.nodes(key) for key in self.graph.unconfirmed}
+        for call in self.variant.calls:
+            if self.model.state(call.task).is_unconfirmed:
+                found.setdefault(call.task.key, []).extend(call.nodes)
+        return found
+
+    def _withdraw_lost(self, whole: WholeModel) -> str:
+        """Take back gains that kernels don't keep inside of the model; what to say of it."""
+        self._tell("compare kernels in the model")
+        gains = self._unconfirmed()
+        lost = whole.lost({key: nodes for key, nodes in gains.items() if nodes})
+        if lost:
+            self._withdraw(lost)
+        self._tell("compare the whole model")
+        return f"; {len(lost)} of {len(gains)} gains were none in the model" if lost else ""
+
+    def _withdraw(self, keys: set[str] | None) -> None:
+        """Take back those gains, by default all; what was known before holds again."""
+        self.graph.withdraw(keys)
+        for key, state in self.model.states.items():
+            if keys is None or key in keys:
+                state.withdraw()
         self._use(self.model.variant(self.graph.values()))
         self._note()
-        return f"{ended}; as a whole the tuned model was not faster, so it stays as it was"
 
     def _tune(self) -> str:
         if not self._measure_heuristics():

@@ -7,8 +7,6 @@ import onnx
 import pytest
 
 import athanor
-from athanor.compiler.choices import Choices
-from athanor.compiler.driver import plan_program
 from athanor.errors import RunError
 from athanor.frontends.onnx.importer import import_model
 from athanor.frontends.onnx.model_file import read_model
@@ -35,6 +33,7 @@ MODEL = matmul(rows=3, columns=40, depth=33)
 def here(monkeypatch):
     """Made-up times in the place of this machine's."""
     monkeypatch.setattr(job, "LocalMeasurer", lambda _target, _threads: MadeUpTimes())
+    monkeypatch.setattr(confirm.WholeModel, "lost", lambda _model, _records: set())
 
 
 def kernels(database=None, model=MODEL):
@@ -93,7 +92,7 @@ def test_nothing_is_compared_where_nothing_was_found(tmp_path, monkeypatch):
     monkeypatch.setattr(confirm, "_seconds", lambda model, feeds: 9e-4)
     monkeypatch.setattr(confirm, "is_faster", lambda *_times: True)
     tune(MODEL, database=tmp_path, trials=30, choices=False)
-    monkeypatch.setattr(job, "is_model_faster", None)
+    monkeypatch.setattr(confirm.WholeModel, "is_faster", None)
     tune(MODEL, database=tmp_path, trials=1, choices=False)
 
 
@@ -117,13 +116,13 @@ def interrupt(*_arguments):
 @pytest.mark.parametrize("is_faster", [True, False])
 def test_a_job_confirms_what_one_before_was_stopped_at(tmp_path, monkeypatch, choices, is_faster):
     with monkeypatch.context() as patch:
-        patch.setattr(job, "is_model_faster", interrupt)
+        patch.setattr(confirm.WholeModel, "is_faster", interrupt)
         report = tune(MODEL, database=tmp_path, trials=50, choices=choices)
     assert report.stage.startswith("interrupted") and unconfirmed(tmp_path)
     with pytest.warns(DatabaseWarning, match="before it compared the whole model"):
         found = kernels(tmp_path)
     assert found != kernels()
-    monkeypatch.setattr(job, "is_model_faster", lambda *_arguments: is_faster)
+    monkeypatch.setattr(confirm.WholeModel, "is_faster", lambda _: is_faster)
     report = tune(MODEL, database=tmp_path, trials=1, choices=choices)
     assert ("not faster" in report.stage) != is_faster
     with warnings.catch_warnings():
@@ -135,22 +134,33 @@ def test_a_job_confirms_what_one_before_was_stopped_at(tmp_path, monkeypatch, ch
 
 @pytest.mark.usefixtures("here")
 def test_a_kernel_of_a_stopped_job_falls_back_to_what_was_confirmed(tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "is_model_faster", lambda *_arguments: True)
+    monkeypatch.setattr(confirm.WholeModel, "is_faster", lambda _: True)
     tune(matmul(), database=tmp_path, trials=4, choices=False)
     held = kernels(tmp_path, matmul())
     assert held != kernels(None, matmul())
-    monkeypatch.setattr(job, "is_model_faster", interrupt)
+    monkeypatch.setattr(confirm.WholeModel, "is_faster", interrupt)
     tune(matmul(), database=tmp_path, trials=25, choices=False)
     assert unconfirmed(tmp_path)
-    monkeypatch.setattr(job, "is_model_faster", lambda *_arguments: False)
+    monkeypatch.setattr(confirm.WholeModel, "is_faster", lambda _: False)
     tune(matmul(), database=tmp_path, trials=1, choices=False)
     assert kernels(tmp_path, matmul()) == held and not unconfirmed(tmp_path)
 
 
 def faster(tmp_path, threads=1):
     imported = import_model(read_model(MODEL), None, None)
-    known = TunedKernels(tmp_path, NATIVE, threads=threads, confirming=True)
-    return confirm.is_model_faster(imported, NATIVE, known, True, {}, threads, {})
+    return whole_model(tmp_path, imported, threads).is_faster()
+
+
+def whole_model(database, imported, threads=2):
+    return confirm.WholeModel(
+        imported,
+        NATIVE,
+        True,
+        {},
+        {},
+        threads,
+        lambda: TunedKernels(database, NATIVE, threads=threads, confirming=True),
+    )
 
 
 def test_records_of_other_threads_are_not_compared(tmp_path, monkeypatch):
@@ -217,23 +227,65 @@ def test_indices_stay_within_their_table(tmp_path, monkeypatch):
     model.graph.initializer.append(onnx.numpy_helper.from_array(table, "table"))
     seen = []
 
-    def look(_models, feeds):
-        seen.append(feeds["ids"].max())
-        return [1.0] * 15, [0.5] * 15
-
-    monkeypatch.setattr(confirm, "_in_turn", look)
+    monkeypatch.setattr(confirm, "_seconds", lambda _, feeds: seen.append(feeds["ids"].max()) or 1)
     report = tune(model, database=tmp_path, trials=60)
     assert seen and max(seen) < 9, report.stage
 
 
-def test_models_take_turns(monkeypatch):
-    """As they really run: who comes first changes, and every turn has a time of each."""
+def test_models_take_turns():
+    """Who comes first changes, and every turn has something of each."""
     order = []
-    monkeypatch.setattr(confirm, "_seconds", lambda model, feeds: order.append(model) or 1.0)
-    imported = import_model(read_model(MODEL), None, None)
-    program, _ = plan_program(imported, NATIVE, choices=Choices())
-    assert program.kernels
-    models = athanor.compile(MODEL).load(threads=1), athanor.compile(MODEL).load(threads=1)
-    its, mine = confirm._in_turn(models, {"x": np.ones((3, 33), np.float32)})
-    assert len(its) == len(mine) == confirm.TURNS
-    assert order[:4] == [models[0], models[1], models[1], models[0]]
+    found = confirm._in_turn(lambda index: order.append(index) or index)
+    assert [len(turns) for turns in found] == [confirm.TURNS] * 2
+    assert order[:4] == [0, 1, 1, 0] and set(found[0]) == {0} and set(found[1]) == {1}
+
+
+def two_products():
+    """Products whose kernels differ, one behind the other."""
+    made = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[16, 33] x) => (float[16, 24] y)'
+        " { p = MatMul (x, v) r = Relu (p) q = MatMul (r, w) y = Relu (q) }"
+    )
+    for name, shape in (("v", (33, 40)), ("w", (40, 24))):
+        weight = np.random.default_rng(0).standard_normal(shape, np.float32)
+        made.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    return made
+
+
+@pytest.mark.parametrize("slower", [0, 1])
+def test_a_gain_that_is_none_in_the_model_is_withdrawn_alone(tmp_path, monkeypatch, slower):
+    monkeypatch.setattr(job, "LocalMeasurer", lambda _target, _threads: MadeUpTimes())
+    model = two_products()
+    usual = kernels(None, model)
+
+    def one_slower(loaded, feeds, parts):
+        steps = loaded.metadata["profile"]["steps"]
+        wanted = [s for s in steps if "MatMul" in str(s["nodes"])][slower]["nodes"]
+        tuned = loaded.metadata["kernels"] != usual
+        return {
+            part: (2.0 if part in parts.of([wanted]) else 0.5) if tuned else 1.0
+            for part in parts.of([s["nodes"] for s in steps])
+        }
+
+    monkeypatch.setattr(confirm, "_part_seconds", one_slower)
+    monkeypatch.setattr(confirm.WholeModel, "is_faster", lambda _: True)
+    report = tune(model, database=tmp_path, trials=40, choices=False)
+    assert "1 of 2 gains were none in the model" in report.stage
+    assert not unconfirmed(tmp_path)
+    last = {r["workload"]: r for r in Database(tmp_path).records(BEST)}
+    assert sorted(bool(record["values"]) for record in last.values()) == [False, True]
+    assert kernels(tmp_path, model) != usual
+
+
+def test_times_of_kernels_in_a_model(tmp_path):
+    """Really measured: all parts, each as long as its steps."""
+    model = two_products()
+    tune(model, database=tmp_path, trials=40, measurer=MadeUpTimes(), choices=False)
+    imported = import_model(read_model(model), None, None)
+    whole = whole_model(tmp_path, imported)
+    models, feeds = whole._load(profile=True)
+    nodes = [step["nodes"] for step in models[0].metadata["profile"]["steps"]]
+    parts = confirm.Parts(nodes)
+    times = confirm._part_seconds(models[1], feeds, parts)
+    assert times.keys() == parts.of(nodes) and len(times) == 2
+    assert all(1e-8 < secs < 1 for secs in times.values())
