@@ -21,6 +21,9 @@ Loop = s_tir.schedule.LoopRV
 PARALLEL_BYTES = 64 * 1024
 """Below this much data one core is done before a second one has started."""
 
+_LINE = 16
+"""Elements in a line of memory from which on the vectors of a reduction stay within it."""
+
 _CHEAP = 20
 """Cost up to which an elementwise prologue is computed again for every block that reads it."""
 
@@ -231,7 +234,7 @@ def _partial(sch: s_tir.Schedule, block: Block, target: TargetSpec) -> list[Bloc
     if _is_spatial(sch, block) or len(stmt.writes) != 1:
         return []
     kinds = loops.loop_kinds(sch, block)
-    loop = loops.fuse(sch, sch.get_loops(block)[len(kinds.rstrip("R")) :])
+    loop = loops.fuse(sch, _walked_on(sch, block, sch.get_loops(block)[len(kinds.rstrip("R")) :]))
     extent = blocks.constant(sch.get(loop).extent)
     vector = target.lanes(max(16, stmt.writes[0].source.dtype.bits))
     lanes = vector * 4
@@ -255,6 +258,26 @@ def _partial(sch: s_tir.Schedule, block: Block, target: TargetSpec) -> list[Bloc
         _, lane = sch.split(sch.get_loops(block)[-1], [None, step])
         made.append(sch.rfactor(lane, factor_axis=rank))
     return made  # in scope "global": of "local" TVM makes a heap allocation, even of 32 bytes
+
+
+def _walked_on(sch: s_tir.Schedule, block: Block, reduced: list[Loop]) -> list[Loop]:
+    """The last loops over reduced axes that are one line in memory; all where that is too short.
+
+    Of a batch of images, say, whose channels are not reduced: a vector over the end of one line
+    and the start of the next would be put together element by element.
+    """
+    steps = access.read_strides(sch.get(block))
+    if steps is None:
+        return reduced
+    steps, line = steps[-len(reduced) :], 1
+    for number in reversed(range(len(reduced))):
+        extent = blocks.constant(sch.get(reduced[number]).extent)
+        if extent is None or (extent > 1 and steps[number] != line):
+            break
+        line *= extent
+    else:
+        return reduced
+    return reduced[number + 1 :] if line >= _LINE else reduced
 
 
 def _schedule_contiguous(

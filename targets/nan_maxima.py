@@ -1,4 +1,4 @@
-"""Maxima and minima that hand NaN on, which CUDA's `max` and `min` drop."""
+"""Maxima and minima that hand NaN on, which a processor's and CUDA's `max` and `min` drop."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ class HandNaNOn:
         """See the class."""
         for variable, func in mod.functions_items():
             if isinstance(func, tirx.PrimFunc):
-                visitors = [(tirx.Max, _maximum), (tirx.Min, _minimum)]
+                visitors = [((tirx.Max, tirx.Min), passing_nan_on)]
                 body = tvm_ffi.structural_map(func.body, visitors, order="post")
                 mod[variable] = func.with_body(body)
         return mod
 
 
-def _maximum(value: tirx.Max) -> tirx.Expr:
-    return _chosen(value, value.a > value.b) if _may_be_nan(value) else value
-
-
-def _minimum(value: tirx.Min) -> tirx.Expr:
-    return _chosen(value, value.a < value.b) if _may_be_nan(value) else value
+def passing_nan_on(value: tirx.Max | tirx.Min) -> tirx.Expr:
+    """A maximum or minimum that is NaN where an operand is one."""
+    if "float" not in str(value.ty.dtype):
+        return value
+    return _chosen(value, value.a > value.b if isinstance(value, tirx.Max) else value.a < value.b)
 
 
 def _chosen(value: tirx.Max | tirx.Min, better: tirx.Expr) -> tirx.Expr:
@@ -45,7 +44,3 @@ def _chosen(value: tirx.Max | tirx.Min, better: tirx.Expr) -> tirx.Expr:
     if "bfloat16" in str(value.ty.dtype):  # TVM knows no isnan of it
         asked = tirx.Cast(str(value.ty.dtype).replace("bfloat16", "float32"), asked)
     return tirx.Select(tirx.any(better, tirx.isnan(asked)), value.a, value.b)
-
-
-def _may_be_nan(value: tirx.Max | tirx.Min) -> bool:
-    return "float" in str(value.ty.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
+from athanor.schedules.reducers import hand_nan_on
 from athanor.schedules.rows import schedule_rows
 from athanor.targets.target import TargetSpec
 
@@ -22,7 +23,7 @@ class CPUReduction:
 
     def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule | None:
         """See the class."""
-        sch = blocks.open_schedule(func, enable_check=False)
+        sch = blocks.open_schedule(hand_nan_on(func), enable_check=False)
         leaves = blocks.leaf_blocks(sch)
         if not leaves or any(0 in blocks.extents(sch, block) for block in leaves):
             return None

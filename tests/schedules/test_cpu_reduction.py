@@ -29,6 +29,15 @@ def test_sum_and_max(shape, axes, keepdims):
     check(prim_func([x], [topi.max(x, axes, keepdims)]), "CPUReduction", [a], [highest])
 
 
+@pytest.mark.parametrize("image", [(28, 28), (4, 8), (3, 5), (1, 17)])
+def test_batches_of_channels(image):
+    """Of every channel, over all of its images: vectors stay within one of them."""
+    x, a = placeholder("x", 3, 5, *image), random(3, 5, *image)
+    mod = check(prim_func([x], [topi.sum(x, (0, 2, 3))]), "CPUReduction", [a], [a.sum((0, 2, 3))])
+    area = image[0] * image[1]
+    assert (f"// T.int64({area}), v" in mod.script()) == (area < 16)
+
+
 @pytest.mark.parametrize("shape, axis", [((12, 1000), 1), ((2, 19, 8, 16), 1), ((5, 1), 1)])
 def test_argmax(shape, axis):
     x, a = placeholder("x", *shape), random(*shape).round(1)

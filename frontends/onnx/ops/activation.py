@@ -11,6 +11,7 @@ from tvm import relax, te, tirx
 
 from athanor.frontends.onnx.known import product
 from athanor.frontends.onnx.node import Node
+from athanor.frontends.onnx.ops.reduction import index_along
 from athanor.frontends.onnx.tensors import (
     accumulation_dtype,
     cast,
@@ -97,15 +98,15 @@ def hardmax_flattened(node: Node, inputs: Inputs, builder: Builder) -> relax.Exp
 
 
 def _first_maximum(x: relax.Expr, axis: int, builder: Builder) -> relax.Expr:
-    largest = builder.emit(R.argmax(x, axis, keepdims=True))
+    largest = builder.emit(index_along(x, axis, True, False, builder))
     dims = shape_of(x)
 
     def kernel(index: te.Tensor) -> te.Tensor:
         def element(*i: Any) -> Any:
-            hit = index(*i[:axis], 0, *i[axis + 1 :]) == i[axis]
+            hit = index(*i[:axis], *i[axis + 1 :]) == i[axis]
             return tirx.Select(hit, tirx.const(1, dtype_of(x)), tirx.const(0, dtype_of(x)))
 
-        shape = (*index.shape[:axis], dims[axis], *index.shape[axis + 1 :])
+        shape = (*index.shape[:axis], dims[axis], *index.shape[axis:])
         return te.compute(shape, element, name="hardmax")
 
     return compute(builder, "hardmax", kernel, largest)

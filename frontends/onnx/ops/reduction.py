@@ -209,11 +209,7 @@ def infinite_extremum(
     relax.max starts from the lowest finite number, so that a row of -inf (a fully masked row of
     attention scores) comes out finite.
     """
-    start = float("-inf") if largest else float("inf")
-    combine = tirx.max if largest else tirx.min
-    reducer = te.comm_reducer(
-        lambda a, b: combine(a, b), lambda kind: tirx.const(start, str(kind)), name="extremum"
-    )
+    reducer = _extremum_reducer(largest, infinite=True)
 
     def kernel(data: te.Tensor) -> te.Tensor:
         taps = {axis: te.reduce_axis((0, data.shape[axis]), name=f"k{axis}") for axis in axes}
@@ -241,41 +237,62 @@ def index_of_extremum(largest: bool) -> Callable[..., relax.Expr]:
     """
 
     def converter(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
-        x = inputs[0]
-        dims = shape_of(x)
-        axis = node.axis("axis", len(dims), 0)
-        keepdims = bool(node.int("keepdims", 1))
+        axis = node.axis("axis", rank_of(inputs[0]), 0)
         last = bool(node.int("select_last_index", 0))
-
-        def combine(left: Any, right: Any) -> tuple[Any, Any]:
-            better = left[1] > right[1] if largest else left[1] < right[1]
-            equal = left[1] == right[1]
-            first = left[0] > right[0] if last else left[0] < right[0]
-            keep = tirx.any(better, tirx.all(equal, first))
-            return tirx.Select(keep, left[0], right[0]), tirx.Select(keep, left[1], right[1])
-
-        def identity(index: Any, value: Any) -> tuple[Any, Any]:
-            bound = tirx.min_value if largest else tirx.max_value
-            start = -1 if last else np.iinfo(np.int64).max
-            return tirx.const(start, "int64"), bound(str(value))
-
-        reducer = te.comm_reducer(combine, identity, name="argmax" if largest else "argmin")
-
-        def kernel(data: te.Tensor) -> te.Tensor:
-            k = te.reduce_axis((0, data.shape[axis]), name="k")
-            shape = [d for i, d in enumerate(data.shape) if i != axis]
-
-            def element(*i: Any) -> Any:
-                source = (*i[:axis], k, *i[axis:])
-                return reducer((k.var.astype("int64"), data(*source)), axis=k)
-
-            index, _ = te.compute(tuple(shape), element, name="arg")
-            return te.compute(tuple(shape), lambda *i: index(*i), name="index")
-
-        result = compute(builder, node.op.lower(), kernel, x)
-        return R.expand_dims(result, axis) if keepdims else result
+        result = index_along(inputs[0], axis, largest, last, builder)
+        return R.expand_dims(result, axis) if node.int("keepdims", 1) else result
 
     return converter
+
+
+def index_along(
+    x: relax.Expr, axis: int, largest: bool, last: bool, builder: Builder
+) -> relax.Expr:
+    """Where x has its maximum or minimum along `axis`: int64, x's shape without that axis.
+
+    The first or last of equal elements; a NaN is before all numbers, as in NumPy. The extremum is
+    taken first, and then the least index of what equals it: both run in vectors, unlike pairs.
+    """
+    dtype, length = dtype_of(x), shape_of(x)[axis]
+    short = not is_symbolic(length) and int(length) < 2**31
+    number = "int32" if short else "int64"
+    none = tirx.const(-1 if last else np.iinfo(number).max, number)
+    extreme = _extremum_reducer(largest, infinite=is_float(x))
+    nearest = _extremum_reducer(last, infinite=False)
+
+    def kernel(data: te.Tensor) -> te.Tensor:
+        shape = [d for i, d in enumerate(data.shape) if i != axis]
+        taps = [te.reduce_axis((0, data.shape[axis]), name=name) for name in ("k", "place")]
+
+        def value(*i: Any) -> Any:
+            return extreme(data(*i[:axis], taps[0], *i[axis:]), axis=taps[0])
+
+        best = te.compute(tuple(shape), value, name="best")
+
+        def place(*i: Any) -> Any:
+            mine = data(*i[:axis], taps[1], *i[axis:])
+            hit = mine == best(*i)
+            if is_float(x):  # TVM knows no isnan of bfloat16
+                asked = mine.astype("float32") if dtype == "bfloat16" else mine
+                hit = tirx.any(hit, tirx.isnan(asked))
+            return nearest(tirx.Select(hit, taps[1].var.astype(number), none), axis=taps[1])
+
+        found = te.compute(tuple(shape), place, name="place")
+        return te.compute(tuple(shape), lambda *i: found(*i).astype("int64"), name="index")
+
+    return compute(builder, "argmax" if largest else "argmin", kernel, x)
+
+
+def _extremum_reducer(largest: bool, infinite: bool) -> Callable[..., Any]:
+    """Maxima or minima for te; of nothing they are infinite, or the type's last number."""
+
+    def start(kind: Any) -> Any:
+        if infinite:
+            return tirx.const(float("-inf") if largest else float("inf"), str(kind))
+        return (tirx.min_value if largest else tirx.max_value)(str(kind))
+
+    combine = tirx.max if largest else tirx.min
+    return te.comm_reducer(lambda a, b: combine(a, b), start, name="extremum")
 
 
 def reduce_kind(name: str) -> Callable[..., relax.Expr]:
