@@ -14,11 +14,12 @@ from tvm.ir import IRModule
 from athanor.targets.bf16_dots import BF16_FUNCTION, bf16_function
 from athanor.targets.int16_dots import INT16_FUNCTION, int16_function
 from athanor.targets.llvm_text import register_lanes, vector_function
-from athanor.targets.math_functions import FUNCTIONS, Bindings
+from athanor.targets.math_functions import FUNCTIONS, IN_LANES, Bindings
 from athanor.targets.stream_stores import STREAM, stream_function
 from athanor.targets.transpose import TRANSPOSE, transpose_function
 
 Expr = tirx.Expr
+_NAMES = {ours: name for name, ours in IN_LANES.items()}
 
 
 @tvm.transform.module_pass(opt_level=0, name="LowerPower")
@@ -87,6 +88,7 @@ class LowerMath:
                 size = int(made.group(2))
                 texts[made.group()] = int16_function(made.group(1), size, self.pair_lanes)
                 return call
+            operator = _NAMES.get(operator, operator)
             if operator not in FUNCTIONS:
                 return call
             dtype = tvm.DataType(str(call.ty.dtype))

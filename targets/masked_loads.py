@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-
 import tvm
 import tvm_ffi
 from tvm import ir, tirx
 from tvm.ir import IRModule
-from tvm.ir.op import register_op_attr
 from tvm.sym import detect_linear_equation
 
 from athanor.targets.partition_loops import CONDITIONAL, uses
 from athanor.targets.target import TargetSpec
-
-_LANE_BY_LANE = ("isnan", "asin", "acos", "atan")
-"""Functions that TVM leaves in a loop over lanes, and that are or become arithmetic of vectors."""
+from athanor.targets.vector_calls import VectorCalls
 
 
 def vectorize_loops(target: TargetSpec) -> tvm.transform.Sequential:
     """TVM's VectorizeLoop, which by itself turns a load with a condition into a loop over lanes."""
-    _register()
-    vectorize = [tirx.transform.VectorizeLoop(True)]
+    vectorize = [VectorCalls(), tirx.transform.VectorizeLoop(True)]
     if target.masked_loads:
         vectorize = [SelectLanes(), *vectorize, MaskLoads()]
     return tvm.transform.Sequential(vectorize)
-
-
-@functools.cache
-def _register() -> None:
-    for name in _LANE_BY_LANE:
-        register_op_attr(f"tirx.{name}", "TVectorizable", True)
 
 
 @tvm.transform.module_pass(opt_level=0, name="SelectLanes")
