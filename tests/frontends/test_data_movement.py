@@ -7,7 +7,7 @@ import pytest
 import athanor
 from athanor.errors import CompileError, RunError
 
-from .execute import check, floats, one_node, run, same
+from .execute import check, floats, one_node, run, runner, same
 
 INF = np.iinfo(np.int64).max
 
@@ -115,6 +115,39 @@ def test_scatter_nd(reduction):
 def test_top_k(largest, axis):
     x = np.random.default_rng(3).integers(0, 4, (3, 4, 5)).astype(np.float32)  # with ties
     check("TopK", [x, ints(2)], outputs=2, constants=(1,), axis=axis, largest=largest)
+
+
+TOP_K = {
+    "more than one chunk of a row": ((2, 200), -1, 10),
+    "all of a row": ((3, 70), -1, 70),
+    "columns, the last vector overlapping": ((2, 11, 3, 7), 1, 5),
+    "more of a column than registers hold": ((2, 20, 17), 1, 9),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.uint8])
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("case", TOP_K)
+def test_top_k_of_many(case, largest, dtype):
+    """Ties go by index; NaN is greater than all numbers, as NumPy sorts."""
+    shape, axis, k = TOP_K[case]
+    rng = np.random.default_rng(3)
+    run = runner(one_node("TopK", [np.zeros(shape, dtype), np.array([k])], 2, constants=(1,),
+                          axis=axis, largest=largest))  # fmt: skip
+    many, few = rng.permutation(np.prod(shape)).reshape(shape), rng.integers(0, 9, shape)
+    given = [many, few, np.sort(few, axis), -np.sort(-few, axis)]
+    if np.dtype(dtype).kind == "f":
+        given.append(rng.choice([0.0, -0.0, np.nan, np.inf, -np.inf, 1.0], shape))
+    for x in given:
+        x = x.astype(dtype)
+        order = np.argsort(x, axis=axis, kind="stable")
+        if largest:  # stable from the other end, then turned round
+            turned = np.argsort(np.flip(x, axis), axis=axis, kind="stable")
+            order = np.flip(shape[axis] - 1 - turned, axis)
+        wanted = np.take(order, range(k), axis=axis)
+        values, places = run([x])
+        same(places, wanted)
+        np.testing.assert_array_equal(values, np.take_along_axis(x, wanted, axis))
 
 
 @pytest.mark.parametrize("exclusive", [0, 1])
