@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax, te, tirx
@@ -30,6 +31,10 @@ TILE = 100
 """Choice of a register tile: panel * TILE + rows."""
 TILE_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
 """Rows that a tuner may try."""
+_BITS = {"float32": 32, "int32": 32, "uint32": 32, "float64": 64, "int64": 64, "uint64": 64}
+"""Of the types that products are summed up in."""
+_WIDENED = (("float16", "float32"), ("bfloat16", "float32"), ("int16", "int32"))
+"""Types that are multiplied in another one."""
 LESS_PADDED = 0.9
 """Columns, empty ones too, against panels of one vector from which narrower ones are tried."""
 
@@ -48,7 +53,12 @@ class PackMatmul:
 
         y = R.matmul(x, w)    =>    y = matmul_packed(R.astype(x, "bfloat16"), packed pairs of w)
 
-    float32 only; other types keep Relax's own legalization.
+    float16 and bfloat16 are widened to float32, in which they are summed up; int16, which is what
+    8-bit products become, is multiplied in pairs where w is constant:
+
+        y = R.matmul(x, w, out_dtype="int32")   =>   y = matmul_packed(x, packed pairs of w)
+
+    Vectors, and operands of two types, keep Relax's own legalization.
     After FoldConstants, before LegalizeOps.
     """
 
@@ -77,14 +87,21 @@ class _Rewriter(GraphRewriter):
             return None
         a, b = call.args
         ranks = [len(arg.ty.shape.values) for arg in (a, b)]
+        sizes = [constant(size) for operand in (a, b) for size in operand.ty.shape.values]
         types = *(str(arg.ty.dtype) for arg in (a, b)), str(old.ty.dtype)
-        if min(ranks) < 2:
-            return None
-        if types == ("int16", "int16", "int32"):
-            return self.integer_product(a, b, name)
-        if types != ("float32",) * 3:
+        if min(ranks) < 2 or types[0] != types[1] or 0 in sizes:
             return None
         weights = self.constant(b)
+        if types[1:] == ("int16", "int32") and weights is not None and ranks[1] == 2:
+            return self.integer_product(a, weights, name)
+        if types[1:] in _WIDENED:
+            a, b = (self.widened(operand, types[2]) for operand in (a, b))
+            weights = self.constant(b)
+        elif types[1] != types[2] or types[2] not in _BITS:
+            return None
+        bits = _BITS[types[2]]
+        if weights is not None and ranks[1] == 2 and types[2] != "float32":
+            return self.emit(self.wide_product(a, weights, bits), name)
         if weights is not None and ranks[1] == 2:
             depth, columns = weights.shape
             tile = self.constant_tile(a, depth, columns)
@@ -102,22 +119,42 @@ class _Rewriter(GraphRewriter):
 
             made = self.call(dense, a, packed, hint="matmul", options=(columns, tile_rows))
             return self.emit(made, name)
-        sizes = [constant(size) for operand in (a, b) for size in operand.ty.shape.values]
-        if not batches_fit(a, b) or 0 in sizes:
-            return None  # nothing to compute, or a symbol beside another one
+        if not batches_fit(a, b):
+            return None  # a symbol beside another one
         swapped = self.swaps_last_axes(b)
         b = self.definition[b].args[0] if swapped else b
         a, b = self.fold_batch(a, b)
-        made = self.run_time_product(a, b, swapped)
+        made = self.run_time_product(a, b, swapped, bits)
         if len(a.ty.shape.values) == len(old.ty.shape.values):
             return self.emit(made, name)
         return self.emit(relax.op.reshape(self.emit(made), old.ty.shape), name)
 
-    def integer_product(self, a: Expr, b: Expr, name: str) -> Expr | None:
-        """The product of int16 numbers in int32; of a constant b in pairs."""
-        weights = self.constant(b)
-        if weights is None or weights.ndim != 2 or 0 in weights.shape:
-            return None
+    def widened(self, value: Expr, dtype: str) -> Expr:
+        """The value in that type; a constant here, a transposed one before its transpose."""
+        known = self.constant(value)
+        if known is not None:
+            return array_constant(known.astype(dtype))
+        if self.swaps_last_axes(value):
+            made = self.definition[value]
+            source = self.emit(relax.op.astype(made.args[0], dtype))
+            return self.emit(relax.op.permute_dims(source, made.attrs.axes))
+        return self.emit(relax.op.astype(value, dtype))
+
+    def wide_product(self, a: Expr, weights: np.ndarray, bits: int) -> Call:
+        """The kernel call of a product with a weight of float64 or integers."""
+        depth, columns = weights.shape
+        if matmul.worth_dots(depth, columns, self.target):
+            return self.call(matmul.matmul_dots, a, array_constant(weights.T), hint="matmul")
+        panel = max(1, matmul.matmul_panel(self.target, columns, depth) * 32 // bits)
+        packed = array_constant(matmul.weight_panels(weights, False, self.target, panel))
+
+        def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+            return matmul.matmul_packed(x, w, columns)
+
+        return self.call(dense, a, packed, hint="matmul", options=columns)
+
+    def integer_product(self, a: Expr, weights: np.ndarray, name: str) -> Expr:
+        """The product of int16 numbers with a weight of such, in int32."""
         depth, columns = weights.shape
         panel = matmul.matmul_panel(self.target, columns)
         panels = matmul.weight_panels(weights, False, self.target, panel)
@@ -153,16 +190,20 @@ class _Rewriter(GraphRewriter):
             return value
         return self.emit(relax.op.reshape(value, shape))
 
-    def run_time_product(self, a: Expr, b: Expr, swapped: bool) -> Expr:
+    def run_time_product(self, a: Expr, b: Expr, swapped: bool, bits: int) -> Expr:
         """The kernel call of a @ b, or a @ b^T where swapped; batch axes are equal or 1."""
-        by_hand = self.read_once(a, b, swapped)
+        is_float32 = str(a.ty.dtype) == "float32"
+        by_hand = self.read_once(a, b, swapped) if is_float32 else None
         if by_hand is not None:
             return by_hand
-        if not swapped and self.has_few_rows(a, b):
+        if is_float32 and not swapped and self.has_few_rows(a, b):
             return self.call(matmul.few_rows_matmul, a, b, hint="matmul")
-        tile = self.run_time_tile(a, b, swapped)
-        panel, rows = divmod(tile, TILE)
-        panels = self.in_panels(b, panel) if swapped else None
+        if is_float32:
+            panel, rows = divmod(self.run_time_tile(a, b, swapped), TILE)
+        else:
+            columns = None if swapped else constant(b.ty.shape.values[-1])
+            panel, rows = matmul.run_time_panel(self.target, columns) * 32 // bits, 0
+        panels = self.in_panels(b, panel) if swapped and is_float32 else None
         width = None if panels is None else int(b.ty.shape.values[-2])
 
         def product(left: te.Tensor, right: te.Tensor) -> te.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import tvm
 from tvm import s_tir, tirx
 
 from athanor.schedules import access, blocks
@@ -89,7 +90,8 @@ def _tile(
     tiles = None if m_extent is None else m_extent // rows
     columns = n_extent if is_packed else None
     block_tiles = _block_tiles(tiles, rows, depth, columns, target)
-    groups = _panel_group(panels, rows, max(1, panel // target.lanes(32)), target)
+    lanes = target.lanes(tvm.DataType(str(stmt.writes[0].source.dtype)).bits)
+    groups = _panel_group(panels, rows, max(1, panel // lanes), target)
     together = decide(sch, "row tiles", *_candidates(block_tiles, tiles))
     row_block, row_tile, row_in = sch.split(row, [None, together, rows])
     group = decide(sch, "panels", *groups)

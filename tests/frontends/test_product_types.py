@@ -1,0 +1,52 @@
+"""Matrix products of types other than float32, the whole way; against NumPy."""
+
+import numpy as np
+import pytest
+
+from .artifact import compare_node
+
+SHAPES = [
+    ((1, 1), (1, 1)),
+    ((13, 65), (65, 33)),
+    ((30, 20), (20, 1)),
+    ((5, 700), (700, 1)),  # one dot product a row
+    ((2, 9, 17), (17, 40)),
+    ((2, 3, 9, 17), (2, 1, 17, 31)),
+    ((0, 4), (4, 3)),
+    ((2, 0), (0, 3)),
+    ((2, 3), (3, 0)),
+]
+TOLERANCES = {"float16": 2e-3, "float32": 1e-4, "float64": 1e-12}
+
+
+def numbers(dtype, *shape, seed):
+    """Random numbers; integers of the whole range, so that products wrap."""
+    rng = np.random.default_rng(seed)
+    if dtype in TOLERANCES:
+        return rng.standard_normal(shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+
+
+def check(op, dtype, a, b, constant, **attributes):
+    left, right = inputs = [numbers(dtype, *a, seed=1), numbers(dtype, *b, seed=2)]
+    right = right.T if attributes else right
+    sums = np.float64 if dtype == "float16" else dtype
+    wanted = np.matmul(left.astype(sums), right.astype(sums)).astype(dtype)
+    tolerance = TOLERANCES.get(dtype, 0)
+    options = dict(constants=(1,) if constant else (), rtol=tolerance)
+    options["atol"] = tolerance * max(1, a[-1]) ** 0.5
+    compare_node(op, inputs, lambda *_: [wanted], **options, **attributes)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize(("a", "b"), SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int64"])
+def test_matmul(dtype, a, b, constant):
+    check("MatMul", dtype, a, b, constant)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "uint32", "uint64"])
+def test_a_transposed_right_operand(dtype, constant):
+    check("Gemm", dtype, (13, 40), (35, 40), constant, transB=1)
