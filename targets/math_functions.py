@@ -263,10 +263,38 @@ def _atan(let: Bindings, x: Expr) -> Expr:
     return _signed(x, let.bind("value", tirx.Select(a > _f32(1.0), turned, arc)))
 
 
+def _asinh(let: Bindings, x: Expr) -> Expr:
+    a = let.bind("a", tirx.abs(x))
+    square = let.bind("square", a * a)
+    near = let.bind("near", a + square / (_f32(1.0) + tirx.sqrt(_f32(1.0) + square)))
+    return _signed(x, let.bind("value", _log_of_sum(let, a, near)))
+
+
+def _acosh(let: Bindings, x: Expr) -> Expr:
+    t = let.bind("t", x - _f32(1.0))
+    root = tirx.sqrt(t) * tirx.sqrt(t + _f32(2.0))  # NaN below 1, which t * (t + 2) hides
+    return _log_of_sum(let, x, let.bind("near", t + root))
+
+
+def _log_of_sum(let: Bindings, x: Expr, near: Expr) -> Expr:
+    """The logarithm of 1 + near, which is 2 * x where squares of x may be infinite."""
+    far = let.bind("far", _log(let, x)) + _f32(math.log(2))
+    return tirx.Select(x > _f32(2.0**31), far, _log1p(let, near))
+
+
+def _atanh(let: Bindings, x: Expr) -> Expr:
+    a = let.bind("a", tirx.abs(x))
+    quotient = let.bind("quotient", (a + a) / (_f32(1.0) - a))
+    return _signed(x, let.bind("value", _log1p(let, quotient) * _f32(0.5)))
+
+
 FUNCTIONS: dict[str, Callable[[Bindings, Expr], Expr]] = {
     "tirx.acos": _acos,
+    "tirx.acosh": _acosh,
     "tirx.asin": _asin,
+    "tirx.asinh": _asinh,
     "tirx.atan": _atan,
+    "tirx.atanh": _atanh,
     "tirx.erf": _odd_rational(*_ERF),
     "tirx.exp": _exp,
     "tirx.exp10": _exp10,
@@ -280,5 +308,6 @@ FUNCTIONS: dict[str, Callable[[Bindings, Expr], Expr]] = {
     "tirx.tanh": _odd_rational(*_TANH),
 }
 
-IN_LANES = {f"tirx.{name}": f"athanor.{name}" for name in ("acos", "asin", "atan")}
+_ARCS = ("acos", "acosh", "asin", "asinh", "atan", "atanh")
+IN_LANES = {f"tirx.{name}": f"athanor.{name}" for name in _ARCS}
 """Names for those that TVM vectorizes under no name of its own."""

@@ -69,6 +69,9 @@ FUNCTIONS = {
     "asin": (tirx.asin, np.arcsin),
     "acos": (tirx.acos, np.arccos),
     "atan": (tirx.atan, np.arctan),
+    "asinh": (tirx.asinh, np.arcsinh),
+    "acosh": (tirx.acosh, np.arccosh),
+    "atanh": (tirx.atanh, np.arctanh),
     "rsqrt": (tirx.rsqrt, lambda x: 1 / np.sqrt(x)),
     "square": (lambda x: tirx.pow(x, tirx.const(2, "float32")), lambda x: x**2),
     "root": (lambda x: tirx.pow(x, tirx.const(0.5, "float32")), c_root),
@@ -103,6 +106,15 @@ def test_accuracy_without_long_vectors(name, target):
     x = samples()
     with np.errstate(all="ignore"):
         assert_close(evaluate(function, x, target=target), reference(x.astype("float64")))
+
+
+@pytest.mark.parametrize("name", ["asin", "acosh", "atanh", "exp"])
+def test_float16(name):
+    function, reference = FUNCTIONS[name]
+    x = np.random.default_rng(4).uniform(-1.5, 2.5, 1003).astype("float16")
+    with np.errstate(all="ignore"):
+        wanted = reference(x.astype("float64"))
+    np.testing.assert_allclose(evaluate(function, x, "float16"), wanted, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("lanes", [2, 4, 8, 16])
