@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import relax, te, tirx
+from tvm.script.ir_builder import tirx as I
 
 from athanor.frontends.onnx.import_builder import ImportBuilder
 from athanor.frontends.onnx.known import is_symbolic, product
@@ -23,8 +24,10 @@ from athanor.frontends.onnx.ops.loop_kernel import (
     store,
     when,
 )
+from athanor.frontends.onnx.ops.sorting import Heap
 from athanor.frontends.onnx.tensors import (
     compute,
+    dtype_of,
     rank_of,
     reshape,
     scalar,
@@ -247,35 +250,47 @@ def non_max_suppression(node: Node, inputs: Inputs, builder: ImportBuilder) -> r
 
     def select(ins: list[Any], outs: list[Any], scalars: list[Any]) -> None:
         box, score, limit, threshold, floor = ins
-        rows, found, alive, state = outs
+        rows, found, values, places = outs
         batches, kinds, n = scalars
-        zero, best, chosen = int64(0), int64(0), int64(1)
-        store(found, zero, zero)
-        with loop(batches) as b, loop(kinds) as c:
-            line = (b * kinds + c) * n
-            with loop(n) as i:
-                store(alive, i, tirx.Select(score[line + i] > floor[0], int64(1), zero))
-            store(state, chosen, zero)
-            with loop(tirx.min(n, limit[0])):
-                store(state, best, int64(-1))
-                with loop(n) as i, when(alive[i] != 0):
-                    rival = tirx.max(state[best], zero)
-                    better = score[line + i] > score[line + rival]
-                    with when(tirx.any(state[best] < 0, better)):
-                        store(state, best, i)
-                with when(state[best] >= 0):
-                    place = found[0] * 3
-                    for offset, value in enumerate((b, c, state[best])):
-                        store(rows, place + offset, value)
-                    store(found, zero, found[0] + 1)
-                    with loop(n) as i, when(alive[i] != 0):
-                        first, second = (b * n + state[best]) * 4, (b * n + i) * 4
-                        near = _overlap(box, first, second, centered) > threshold[0]
-                        with when(tirx.any(near, i == state[best])):
-                            store(alive, i, zero)
+        zero = int64(0)
+        with I.sblock("select"):
+            I.reads(*(buffer[0 : buffer.shape[0]] for buffer in ins))
+            I.writes(*(buffer[0 : buffer.shape[0]] for buffer in outs))
+            left, begin, chosen, near = (
+                I.sblock_alloc_buffer((1,), "int64", scope="local") for _ in range(4)
+            )
+            # the highest score is "worst" where low ones are better; of equal ones the lowest
+            # index, which is the greatest negative one
+            heap = Heap(values, places, zero, largest=False)
+            store(found, zero, zero)
+            with loop(batches) as b, loop(kinds) as c:
+                line = (b * kinds + c) * n
+                store(left, zero, zero)
+                store(begin, zero, found[0])
+                with loop(n) as i, when(score[line + i] > floor[0]):
+                    heap.put(left[0], score[line + i], -i)
+                    store(left, zero, left[0] + 1)
+                with loop(left[0] // 2) as i:
+                    heap.sift(left[0] // 2 - 1 - i, left[0])
+                with I.While(tirx.all(left[0] > 0, found[0] - begin[0] < limit[0])):
+                    second = (b * n - places[0]) * 4
+                    store(near, zero, zero)
+                    store(chosen, zero, begin[0])
+                    with I.While(tirx.all(chosen[0] < found[0], near[0] == 0)):
+                        first = (b * n + rows[chosen[0] * 3 + 2]) * 4
+                        with when(_overlap(box, first, second, centered) > threshold[0]):
+                            store(near, zero, int64(1))
+                        store(chosen, zero, chosen[0] + 1)
+                    with when(near[0] == 0):
+                        for offset, value in enumerate((b, c, -places[0])):
+                            store(rows, found[0] * 3 + offset, value)
+                        store(found, zero, found[0] + 1)
+                    store(left, zero, left[0] - 1)
+                    heap.put(zero, *heap.at(left[0]))
+                    heap.sift(zero, left[0])
 
     bound = product([batch, classes, count])
-    sizes = [([bound, 3], "int64"), ([1], "int64"), ([count], "int64"), ([2], "int64")]
+    sizes = [([bound, 3], "int64"), ([1], "int64"), ([count], dtype_of(scores)), ([count], "int64")]
     rows, found, *_ = loop_kernel(
         builder,
         "non_max_suppression",

@@ -93,7 +93,7 @@ def _of_rows(x: relax.Expr, k: Any, largest: bool, builder: Builder) -> Inputs:
         (data,), (best, places), (rows, n, count) = ins, outs, scalars
         with _tasks(rows, ins, outs) as row, when(count > 0):
             found = I.sblock_alloc_buffer((1,), "int32", scope="local")
-            heap = _Heap(best, places, row * count, largest)
+            heap = Heap(best, places, row * count, largest)
             start = row * n
             with loop(count) as i:
                 heap.put(i, data[start + i], i)
@@ -118,8 +118,11 @@ def _of_rows(x: relax.Expr, k: Any, largest: bool, builder: Builder) -> Inputs:
     return loop_kernel(builder, "top_k", [x], shapes, [product(outer), length, k], select)
 
 
-class _Heap:
-    """Elements and their indices in two buffers from `base` on; the worst at place 0."""
+class Heap:
+    """Elements and their indices in two buffers from `base` on, in a block; the worst at place 0.
+
+    Of equal elements that of the greater index is worse.
+    """
 
     def __init__(self, best: Any, places: Any, base: Any, largest: bool) -> None:
         self.best, self.places, self.base, self.largest = best, places, base, largest
@@ -129,6 +132,7 @@ class _Heap:
         )
 
     def put(self, place: Any, value: Any, index: Any) -> None:
+        """Store an element at `place`, wherever it belongs."""
         store(self.best, self.base + place, value)
         store(self.places, self.base + place, index)
 
@@ -137,6 +141,7 @@ class _Heap:
         return _is_better(value, self.best[self.base], self.largest)
 
     def swap(self, left: Any, right: Any) -> None:
+        """Exchange two elements."""
         self._hold(left)
         self.put(left, self.best[self.base + right], self.places[self.base + right])
         self.put(right, self.value[0], self.index[0])
@@ -150,27 +155,28 @@ class _Heap:
         with I.While(child[0] < size):
             # the last one beside itself, for an only child
             other = tirx.min(child[0] + 1, size - 1)
-            with when(self._worse(other, *self._at(child[0]))):
+            with when(self._worse(other, *self.at(child[0]))):
                 store(child, 0, other)
             with I.If(self._worse(child[0], self.value[0], self.index[0])):
                 with I.Then():
-                    self.put(self.hole[0], *self._at(child[0]))
+                    self.put(self.hole[0], *self.at(child[0]))
                     store(self.hole, 0, child[0])
                     store(child, 0, 2 * child[0] + 1)
                 with I.Else():
                     store(child, 0, size)
         self.put(self.hole[0], self.value[0], self.index[0])
 
-    def _at(self, place: Any) -> tuple[Any, Any]:
+    def at(self, place: Any) -> tuple[Any, Any]:
+        """The element at `place` and its index."""
         return self.best[self.base + place], self.places[self.base + place]
 
     def _hold(self, place: Any) -> None:
-        value, index = self._at(place)
+        value, index = self.at(place)
         store(self.value, 0, value)
         store(self.index, 0, index)
 
     def _worse(self, place: Any, value: Any, index: Any) -> Any:
-        own, own_index = self._at(place)
+        own, own_index = self.at(place)
         equal = own == value
         if "float" in str(own.ty.dtype):
             # not by neither being better: Not(a < b) becomes b <= a, which NaN makes false
