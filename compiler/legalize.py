@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from tvm import relax, te, tirx
@@ -93,12 +94,16 @@ def _hyperbolic(odd: bool, hint: str) -> LegalizeFunction:
     """Sinh or cosh by exp, for LLVM has no lowering of them.
 
     Halves are multiplied so as not to overflow early; near 0, where sinh's two powers cancel, its
-    series to x^7 is exact to 5e-9.
+    series to x^7 is exact to 5e-9, that of float64 to x^15 to 1e-19. 16 bits are widened.
     """
 
     def element(x: tirx.Expr) -> tirx.Expr:
+        dtype = str(x.ty.dtype)
+        if dtype in ("float16", "bfloat16"):
+            return tirx.Cast(dtype, element(tirx.Cast("float32", x)))
+
         def number(value: float) -> tirx.Expr:
-            return tirx.const(value, str(x.ty.dtype))
+            return tirx.const(value, dtype)
 
         size = tirx.abs(x)
         root = tirx.exp(size * number(0.5))
@@ -106,9 +111,9 @@ def _hyperbolic(odd: bool, hint: str) -> LegalizeFunction:
         if not odd:
             return grown + shrunk
         z = x * x
-        series = number(1 / 5040)
-        for coefficient in (1 / 120, 1 / 6, 1.0):
-            series = series * z + number(coefficient)
+        series = number(0.0)
+        for degree in range(15 if dtype == "float64" else 7, 0, -2):
+            series = series * z + number(1 / math.factorial(degree))
         far = tirx.Select(x < number(0.0), shrunk - grown, grown - shrunk)
         return tirx.Select(size < number(0.5), x * series, far)
 

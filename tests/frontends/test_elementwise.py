@@ -5,6 +5,7 @@ import pytest
 
 from athanor.errors import CompileError
 
+from .artifact import ours
 from .execute import check, floats, one_node, run, same
 
 UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
@@ -20,6 +21,18 @@ def test_unary(op):
     elif op not in ("Log", "Sqrt", "Reciprocal", "Acos", "Asin", "Atanh", "Tan"):
         x = x * 6 - 3
     check(op, [x], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("float16", 5e-4), ("float32", 6e-7), ("float64", 1e-15)]
+)
+@pytest.mark.parametrize("op", ["Sinh", "Cosh"])
+def test_hyperbolic_functions_are_as_exact_as_their_type(op, dtype, error):
+    x = np.linspace(-6, 6, 4001).astype(dtype)
+    x[:5] = np.nan, np.inf, -np.inf, 1e-5, -1e-7
+    (result,) = ours(one_node(op, [x]), {"x0": x})
+    wanted = getattr(np, op.lower())(x.astype(np.longdouble))
+    np.testing.assert_allclose(result.astype(np.longdouble), wanted, rtol=error)
 
 
 @pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum"])
