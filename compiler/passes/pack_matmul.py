@@ -160,7 +160,11 @@ class _Rewriter(GraphRewriter):
         panels = matmul.weight_panels(weights, False, self.target, panel)
         packed = relax.const(int16.pack_pairs(panels, 1))
         if depth % 2:
-            a = self.emit(self.call(_with_even_depth, a, hint="pad"))
+
+            def even(x: te.Tensor) -> te.Tensor:
+                return _with_zero(x, depth)
+
+            a = self.emit(self.call(even, a, hint="pad", options=depth))
 
         def dense(x: te.Tensor, w: te.Tensor) -> te.Tensor:
             return matmul.matmul_packed(x, w, columns)
@@ -326,10 +330,8 @@ def _with_rank(operand: Expr, rank: int) -> list[Expr | int]:
     return [*[tirx.IntImm("int64", 1)] * (rank - len(shape)), *shape]
 
 
-def _with_even_depth(x: te.Tensor) -> te.Tensor:
-    """A zero behind an odd last axis."""
-    depth = constant(x.shape[-1])
-    assert depth is not None
+def _with_zero(x: te.Tensor, depth: int) -> te.Tensor:
+    """A zero behind the last axis, of that length."""
     zero = tirx.const(0, x.dtype)
     return te.compute(
         (*x.shape[:-1], depth + 1),

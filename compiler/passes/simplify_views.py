@@ -8,6 +8,7 @@ from tvm import relax
 from tvm.ir import Call, Expr, IRModule
 
 from athanor.compiler.passes.rewrite import GraphRewriter, call_of, op_name
+from athanor.schedules.blocks import constant
 
 _RESHAPES = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")
 
@@ -47,6 +48,8 @@ class _Rewriter(GraphRewriter):
             return None
         if tvm_ffi.structural_equal(source.ty.shape, old.ty.shape):
             return source
+        if any(constant(size) == 0 for size in old.ty.shape.values):
+            return None  # to reshape, 0 says that a size stays
         return self.emit(relax.op.reshape(source, old.ty.shape), name)
 
 

@@ -64,19 +64,22 @@ class CPUWindow:
             return None
         padded = blocks.has_conditions(sch.get(window).body)
         *rows, column = sch.get_loops(last)[: blocks.iterator_kinds(sch, last).count("S")]
-        row = sch.fuse(*rows) if len(rows) > 1 else next(iter(rows), None)
         taps = blocks.iterator_kinds(sch, window).count("R")
-        by_rows = row is not None and _has_rows(sch, window) and _is_from_afar(sch, window, target)
-        if len(kept) == 2:
-            sch.compute_at(window, row if by_rows else column)
-            if not by_rows:
-                sch.set_scope(window, 0, "local")
-        start, guarded = sch.get_loops(window)[-taps], column
-        if by_rows:
+        if rows and _has_rows(sch, window) and _is_from_afar(sch, window, target):
+            row = sch.fuse(*rows)
+            if len(kept) == 2:
+                sch.compute_at(window, row, preserve_unit_loops=True)
             *_, guarded = sch.get_loops(window)[:-taps]
-            *outer, tap = sch.get_loops(window)[-taps:]
+            start, *_ = *outer, tap = sch.get_loops(window)[-taps:]
             sch.reorder(*outer, guarded, tap)
             sch.unroll(tap)
+        else:
+            if len(kept) == 2:
+                sch.compute_at(window, column, preserve_unit_loops=True)
+                sch.set_scope(window, 0, "local")
+            # Not before: of fused sizes that only the run knows, no block's place is understood.
+            row = sch.fuse(*rows) if rows else None
+            start, guarded = sch.get_loops(window)[-taps], column
         if padded and blocks.constant(sch.get(guarded).extent) is not None:
             sch.annotate(guarded, HINT, 1)
         if row is not None:

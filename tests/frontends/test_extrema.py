@@ -88,3 +88,11 @@ def test_hardmax(shape, axis):
 def test_broadcast(op, reference, shapes):
     a, b = (numbers(shape, "float32") if shape else np.float32(5) for shape in shapes)
     same(ours(one_node(op, [a, b]), {"x0": a, "x1": b})[0], reference(a, b), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_index_of_nothing_but_lines_of_none(op):
+    """Sizes of 0 stay where they are, the reduced one becomes 1."""
+    x = np.zeros((3, 0, 4), np.float32)
+    (result,) = ours(one_node(op, [x], axis=0, keepdims=1), {"x0": x})
+    assert result.shape == (1, 0, 4)

@@ -14,6 +14,7 @@ BODIES = {
     "stride": "a = Conv <group = 3, strides = [2, 2], pads = [1, 0, 1, 2]> (x, w)  y = Neg (a)",
     "max": "y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (x)",
     "average": "y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x)",
+    "dots": "y = AveragePool <kernel_shape = [1, 1], strides = [2, 3]> (x)",
     "ceil": "y = MaxPool <kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1> (x)",
 }
 

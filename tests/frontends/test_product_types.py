@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from .artifact import compare_node
+from .artifact import compare_node, ours
+from .execute import one_node
 
 SHAPES = [
     ((1, 1), (1, 1)),
@@ -50,3 +51,13 @@ def test_matmul(dtype, a, b, constant):
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int32", "uint32", "uint64"])
 def test_a_transposed_right_operand(dtype, constant):
     check("Gemm", dtype, (13, 40), (35, 40), constant, transB=1)
+
+
+@pytest.mark.parametrize("depth", [1, 33, 64])
+def test_integers_of_a_depth_that_only_the_run_knows(depth):
+    """The weight knows it: odd depths are made even without asking the run."""
+    a, b = numbers("uint8", 2, 3, depth, seed=1), numbers("int8", depth, 35, seed=2)
+    model = one_node("MatMulInteger", [a, b], constants=(1,))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "k"
+    (result,) = ours(model, {"x0": a})
+    np.testing.assert_array_equal(result, a.astype(np.int32) @ b.astype(np.int32))
