@@ -63,7 +63,8 @@ def llvm_ir(mod):
     """
     settings = {"kind": "llvm", "mtriple": TARGET.triple, "mcpu": TARGET.mcpu, "opt-level": 1}
     kernel = lower_kernel("add", mod["add"], TARGET)
-    target = SimpleNamespace(tvm=Target(settings), avx512=TARGET.avx512)
+    known = {"avx512": TARGET.avx512, "pair_lanes": TARGET.pair_lanes}
+    target = SimpleNamespace(tvm=Target(settings), **known)
     text = build_kernels({"add": kernel}, target).llvm_ir()
     function = text[text.index("define ") :].partition("\n}")[0] + "\n}"
     return re.sub(r",? ![a-z.]+ !\d+| *#dbg_.*\n", "", function)
