@@ -10,13 +10,14 @@ from tvm.sym import detect_linear_equation
 
 from athanor.targets.partition_loops import CONDITIONAL, uses
 from athanor.targets.target import TargetSpec
-from athanor.targets.vector_calls import VectorCalls
+from athanor.targets.vector_calls import QuestionsForNaN, VectorCalls
 from athanor.targets.vector_divisions import DivideFloats
 
 
 def vectorize_loops(target: TargetSpec) -> tvm.transform.Sequential:
     """TVM's VectorizeLoop, which by itself turns a load with a condition into a loop over lanes."""
     vectorize = [DivideFloats(), VectorCalls(), tirx.transform.VectorizeLoop(True)]
+    vectorize.append(QuestionsForNaN())
     if target.masked_loads:
         vectorize = [SelectLanes(), *vectorize, MaskLoads()]
     return tvm.transform.Sequential(vectorize)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 
 from athanor.schedules import blocks
+from athanor.schedules.reducers import hand_nan_on
 from athanor.targets.target import TargetSpec
 
 
@@ -19,6 +20,7 @@ class CPUFallback:
 
     def apply(self, func: tirx.PrimFunc, target: TargetSpec) -> s_tir.Schedule:
         """See the class. Never None."""
+        func = hand_nan_on(func)
         sch = blocks.open_schedule(func)
         leaves = blocks.leaf_blocks(sch)
         if not leaves:

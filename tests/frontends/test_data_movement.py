@@ -122,6 +122,7 @@ TOP_K = {
     "all of a row": ((3, 70), -1, 70),
     "columns, the last vector overlapping": ((2, 11, 3, 7), 1, 5),
     "more of a column than registers hold": ((2, 20, 17), 1, 9),
+    "columns in front of an axis of one": ((18, 7, 1), -2, 2),
 }
 
 

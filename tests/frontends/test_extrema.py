@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tvm.ir import Op
 
 from .artifact import ours
 from .execute import one_node, same
@@ -96,3 +97,18 @@ def test_index_of_nothing_but_lines_of_none(op):
     x = np.zeros((3, 0, 4), np.float32)
     (result,) = ours(one_node(op, [x], axis=0, keepdims=1), {"x0": x})
     assert result.shape == (1, 0, 4)
+
+
+@pytest.mark.parametrize("size", [1, 8, 33])
+def test_nan_among_lines_of_a_length_that_only_the_run_knows(size):
+    x = numbers((5, 3, 2, size), "float32")
+    model = one_node("ReduceMax", [x, np.array([1])], constants=(1,), keepdims=1)
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "n"
+    same(ours(model, {"x0": x})[0], x.max(axis=1, keepdims=True), rtol=0, atol=0)
+
+
+def test_questions_for_nan_are_vectors_for_processors_alone():
+    """What is said of an operator is said for every target: CUDA has no comparison of vectors."""
+    x = numbers((7, 33), "float32")
+    ours(one_node("Max", [x, x[:1]]), {"x0": x, "x1": x[:1]})
+    assert Op.get("tirx.isnan").get_attr("TVectorizable") is None

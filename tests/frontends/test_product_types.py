@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+import athanor
+from athanor.errors import RunError
+
 from .artifact import compare_node, ours
 from .execute import one_node
 
@@ -61,3 +64,26 @@ def test_integers_of_a_depth_that_only_the_run_knows(depth):
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "k"
     (result,) = ours(model, {"x0": a})
     np.testing.assert_array_equal(result, a.astype(np.int32) @ b.astype(np.int32))
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "shape", "attributes"),
+    [
+        ("Gemm", "float32", (3, 13), {}),
+        ("Gemm", "int32", (13, 3), {"transA": 1}),
+        ("MatMul", "float32", (13,), {}),
+        ("MatMulInteger", "int8", (3, 13), {}),
+    ],
+)
+def test_another_depth_than_the_weight_has_is_refused(op, dtype, shape, attributes):
+    """It was read past the input's end."""
+    a, b = numbers(dtype, *shape, seed=1), numbers(dtype, 13, 4, seed=2)
+    model = one_node(op, [a, b], constants=(1,), **attributes)
+    axis = shape.index(13)
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "k"
+    loaded = athanor.compile(model).load(threads=1)
+    assert next(iter(loaded.run({"x0": a}).values())).shape[-1] == 4
+    for depth in (12, 14, 1):
+        wrong = np.ones([depth if size == 13 else size for size in shape], dtype)
+        with pytest.raises(RunError, match="13"):
+            loaded.run({"x0": wrong})

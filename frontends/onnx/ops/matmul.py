@@ -20,12 +20,24 @@ def matmul(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
     Source: https://onnx.ai/onnx/operators/onnx__MatMul.html
     """
     a, b = inputs
+    return _product(*matched(a, b, builder), builder)
+
+
+def matched(a: relax.Expr, b: relax.Expr, builder: Builder) -> tuple[relax.Expr, relax.Expr]:
+    """Operands of a product whose sums have one length and whose batches are of equal dimensions.
+
+    What the model leaves open is compared when it runs; a symbol beside a number becomes it, so
+    that a constant operand stays one.
+    """
+    dims, depth = list(shape_of(b)), max(rank_of(b) - 2, 0)
+    left, right = shape_of(a)[-1], dims[depth]
+    if is_symbolic(left) and not is_symbolic(right):
+        a = cast_shape(a, [*shape_of(a)[:-1], right], builder)
+    elif is_symbolic(left) != is_symbolic(right) or not is_equal(left, right):
+        b = cast_shape(b, [*dims[:depth], left, *dims[depth + 1 :]], builder)
     if rank_of(a) > 1 and rank_of(b) > 1:
-        inner = shape_of(a)[-1], shape_of(b)[-2]
-        if is_symbolic(inner[0]) != is_symbolic(inner[1]) or not is_equal(*inner):
-            b = cast_shape(b, [*shape_of(b)[:-2], inner[0], shape_of(b)[-1]], builder)
         a, b = unify([a, b], builder, keep=2)
-    return _product(a, b, builder)
+    return a, b
 
 
 def _product(a: relax.Expr, b: relax.Expr, builder: Builder) -> relax.Expr:
@@ -49,7 +61,7 @@ def gemm(node: Node, inputs: Inputs, builder: Builder) -> relax.Expr:
         a = builder.emit(R.permute_dims(a))
     if node.int("transB", 0):  # B is (N, K)
         b = builder.emit(R.permute_dims(b))
-    result = _product(a, b, builder)
+    result = _product(*matched(a, b, builder), builder)
     dtype = dtype_of(inputs[0])
     alpha, beta = node.float("alpha", 1.0), node.float("beta", 1.0)
     if alpha != 1.0:

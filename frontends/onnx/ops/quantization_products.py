@@ -7,6 +7,7 @@ from tvm import relax
 from athanor.frontends.onnx.known import is_symbolic
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.convolution import convolution
+from athanor.frontends.onnx.ops.matmul import matched
 from athanor.frontends.onnx.ops.quantization import (
     requantized,
     rounded_product,
@@ -40,6 +41,7 @@ def integer_product(
 ) -> relax.Expr:
     """The int32 product of 8-bit matrices without their zero points."""
     _check_bytes(node, a, b)
+    a, b = matched(a, b, builder)
     rows = _of_rows(node, a, a_zero_point, "the zero point of A", builder)
     columns = _of_columns(node, b, b_zero_point, "the zero point of B", builder)
     left = without_zero_point(a, rows, builder)

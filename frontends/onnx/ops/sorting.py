@@ -10,7 +10,7 @@ import numpy as np
 from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as I
 
-from athanor.frontends.onnx.known import constant, is_equal, is_symbolic, product
+from athanor.frontends.onnx.known import constant, is_symbolic, product
 from athanor.frontends.onnx.node import Node
 from athanor.frontends.onnx.ops.loop_kernel import (
     int64,
@@ -61,12 +61,11 @@ def top_k(node: Node, inputs: Inputs, builder: Any) -> tuple[relax.Expr, relax.E
     known = not any(is_symbolic(size) for size in (outer, dims[axis], inner, k))
     if known and inner >= _LANES and k <= _FEW:
         return _of_columns(x, axis, k, largest, builder)
+    if axis == len(dims) - 1:
+        values, places = _of_rows(x, k, largest, builder)
+        return values, places
     order = [a for a in range(len(dims)) if a != axis] + [axis]
-    if not is_equal(inner, 1):
-        x = builder.emit(R.permute_dims(x, order))
-    results = _of_rows(x, k, largest, builder)
-    if is_equal(inner, 1):
-        return results[0], results[1]
+    results = _of_rows(builder.emit(R.permute_dims(x, order)), k, largest, builder)
     back = [int(a) for a in np.argsort(order)]
     values, places = (builder.emit(R.permute_dims(result, back)) for result in results)
     return values, places
