@@ -106,8 +106,9 @@ def attention_function(
     symbols: Sequence[tirx.Var],
     buffers: Sequence[tuple[Any, str]],
     emit: Callable[[Sequence[Any], Any], None],
+    dtype: str = "float32",
 ) -> tirx.PrimFunc:
-    """The function of these parameters, its body by `emit(buffers, out)`."""
+    """The function of these parameters, its body by `emit(buffers, out)`; dtype: of the result."""
     with IRBuilder() as frame:
         with I.prim_func(is_private=True, s_tir=True):
             I.func_name("attention")
@@ -119,7 +120,7 @@ def attention_function(
             ]
             a = attention
             count = a.batch * a.queries * a.heads * a.value_size
-            out = I.arg("out", I.buffer((count,), "float32"))
+            out = I.arg("out", I.buffer((count,), dtype))
             # 8 is TVM's kOpaque: what has no block can't be fused
             I.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
             emit(given, out)

@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as I
 
 from athanor.schedules.blocks import constant
-from athanor.schedules.compute.attention import LOWEST, Attention
+from athanor.schedules.compute.attention import LOWEST, Attention, attention_function
 from athanor.targets.gpu import GPUSpec
 
 _SIDE = 16
@@ -55,23 +54,12 @@ def device_attention_kernel(
     The sums of a row are brought together at the end, its maxima in each block. Sizes of heads are
     such that `fits_device`; batch, heads, queries and keys may be symbolic.
     """
-    with IRBuilder() as frame:
-        with I.prim_func(is_private=True, s_tir=True):
-            I.func_name("attention")
-            for symbol in symbols:
-                I.arg(symbol.name, symbol)
-            given = [
-                I.arg(f"b{number}", I.buffer((extent,), dtype))
-                for number, (extent, dtype) in enumerate(buffers)
-            ]
-            a = attention
-            count = a.batch * a.queries * a.heads * a.value_size
-            out = I.arg("out", I.buffer((count,), "float32"))
-            # 8 is TVM's kOpaque: what has no block can't be fused
-            I.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
-            with ExitStack() as stack:
-                _Kernel(attention, given, out, gpu, stack).emit()
-    return frame.get()
+
+    def emit(given: Sequence[Any], out: Any) -> None:
+        with ExitStack() as stack:
+            _Kernel(attention, given, out, gpu, stack).emit()
+
+    return attention_function(attention, symbols, buffers, emit)
 
 
 def _i64(value: Any) -> Any:

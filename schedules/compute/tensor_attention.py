@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm import sym, tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as I
 
 from athanor.schedules.blocks import constant
-from athanor.schedules.compute.attention import LOWEST, Attention
+from athanor.schedules.compute.attention import LOWEST, Attention, attention_function
 from athanor.schedules.compute.strided import Strided
 from athanor.schedules.product_tiles import NUMBERS
 from athanor.targets.gpu import GPUSpec
@@ -151,24 +150,13 @@ def tensor_attention_kernel(
 
     Sizes of heads are such that `fits_tensor_cores`; all others may be symbolic.
     """
-    with IRBuilder() as frame:
-        with I.prim_func(is_private=True, s_tir=True):
-            I.func_name("attention")
-            for symbol in symbols:
-                I.arg(symbol.name, symbol)
-            given = [
-                I.arg(f"b{number}", I.buffer((extent,), dtype))
-                for number, (extent, dtype) in enumerate(buffers)
-            ]
-            a = attention
-            count = a.batch * a.queries * a.heads * a.value_size
-            out = I.arg("out", I.buffer((count,), buffers[0][1]))
-            # 8 is TVM's kOpaque: what has no block can't be fused
-            I.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8})
-            tile = choose_attention_tile(attention, gpu, choose)
-            with ExitStack() as stack:
-                _Kernel(attention, given, out, tile, stack).emit()
-    return frame.get()
+    tile = choose_attention_tile(attention, gpu, choose)
+
+    def emit(given: Sequence[Any], out: Any) -> None:
+        with ExitStack() as stack:
+            _Kernel(attention, given, out, tile, stack).emit()
+
+    return attention_function(attention, symbols, buffers, emit, dtype=buffers[0][1])
 
 
 def _i64(value: Any) -> Any:
