@@ -12,9 +12,10 @@ from tvm.script.ir_builder import tirx as I
 
 from athanor.schedules import blocks
 from athanor.schedules.device_rows import StageEmitter
-from athanor.schedules.device_threads import RowPlan, RowThreads, i64, when
+from athanor.schedules.device_threads import RowPlan, RowThreads, when
 from athanor.schedules.row_stages import RowFunction
 from athanor.schedules.rules.by_hand import SCHEDULED
+from athanor.schedules.written_loops import i64
 
 
 def element_kernel(

@@ -13,10 +13,11 @@ from tvm.script.ir_builder import tirx as I
 
 from athanor.schedules import blocks
 from athanor.schedules.combine import combined
-from athanor.schedules.device_threads import RowPlan, RowThreads, each, i64, lanes, put_together
+from athanor.schedules.device_threads import RowPlan, RowThreads, each, lanes, put_together
 from athanor.schedules.linear import along, flat_address, split_number
 from athanor.schedules.row_stages import RowFunction, Stage, replace_variables
 from athanor.schedules.rules.by_hand import SCHEDULED
+from athanor.schedules.written_loops import i64
 
 
 def row_kernel(func: tirx.PrimFunc, function: RowFunction, plan: RowPlan) -> tirx.PrimFunc:

@@ -13,6 +13,7 @@ from tvm.script.ir_builder import tirx as I
 from athanor.schedules import blocks
 from athanor.schedules.combine import combined
 from athanor.schedules.row_stages import RowFunction, Stage, product
+from athanor.schedules.written_loops import i64
 
 LOAD_BYTES = 16
 """What one thread loads at once at most."""
@@ -55,11 +56,6 @@ class RowPlan:
 def bits(dtype: str) -> int:
     """Bits of one element in memory."""
     return 8 if dtype == "bool" else int("".join(c for c in dtype if c.isdigit()) or 8)
-
-
-def i64(value: Any) -> Any:
-    """An index."""
-    return tirx.IntImm("int64", value) if isinstance(value, int) else value
 
 
 def lanes(first: Any, width: int) -> Any:

@@ -15,6 +15,7 @@ from tvm.script.ir_builder import tirx as I
 from athanor.schedules.blocks import constant
 from athanor.schedules.compute.matmul import matmul_panel, tile_rows
 from athanor.schedules.compute.strided import Strided
+from athanor.schedules.written_loops import i64, serial, unrolled
 from athanor.targets.target import TargetSpec
 
 PARALLEL_MACS = 1 << 18
@@ -144,21 +145,9 @@ def stepped(attention: Attention, operands: Sequence[Any], value: Any, place: Se
     return value
 
 
-def _i64(value: Any) -> Any:
-    return tirx.IntImm("int64", value) if isinstance(value, int) else value
-
-
-def _loop(extent: Any) -> Any:
-    return I.serial(_i64(0), _i64(extent))
-
-
-def _unrolled(extent: int) -> Any:
-    return I.unroll(_i64(0), _i64(extent))
-
-
 def _ceil(extent: Any, step: int) -> Any:
     known = constant(extent)
-    return tirx.floordiv(extent + (step - 1), _i64(step)) if known is None else -(-known // step)
+    return tirx.floordiv(extent + (step - 1), i64(step)) if known is None else -(-known // step)
 
 
 class _Kernel:
@@ -183,7 +172,7 @@ class _Kernel:
         macs = math.prod(known_sizes) * (a.size + a.value_size)
         small = len(known_sizes) == len(sizes) and macs < PARALLEL_MACS
         loop = I.serial if small else I.parallel
-        with loop(_i64(0), _i64(a.batch * a.heads * tasks)) as task:
+        with loop(i64(0), i64(a.batch * a.heads * tasks)) as task:
             rounded = -(-self.block // self.key_rows) * self.key_rows
             height = -(-a.value_size // self.value_rows) * self.value_rows
             tile = max(self.key_rows, self.value_rows)
@@ -194,9 +183,9 @@ class _Kernel:
                     *((tile, "local"), (1, "local"), (1, "local"), (1, "local")),
                 )
             )
-            first = tirx.floormod(task, _i64(tasks)) * self.panel
-            head = tirx.floormod(tirx.floordiv(task, _i64(tasks)), _i64(a.heads))
-            batch = tirx.floordiv(task, _i64(tasks * a.heads))
+            first = tirx.floormod(task, i64(tasks)) * self.panel
+            head = tirx.floormod(tirx.floordiv(task, i64(tasks)), i64(a.heads))
+            batch = tirx.floordiv(task, i64(tasks * a.heads))
             self.place = batch, head, first
             known = constant(a.queries)
             narrow = self.panel // 2
@@ -219,15 +208,15 @@ class _Kernel:
         self.fill(self.top, LOWEST)
         self.fill(self.total, 0.0)
         if self.one_block:
-            self.scores(_i64(0), a.keys)
+            self.scores(i64(0), a.keys)
             self.exponentials(a.keys)
-            self.values(_i64(0), a.keys, started=False)
+            self.values(i64(0), a.keys, started=False)
         else:
             with self.each(a.value_size) as (row, lane):
                 I.buffer_store(self.o, self.zero, [row * width + lane])
-            with _loop(_ceil(a.keys, self.block)) as number:
+            with serial(_ceil(a.keys, self.block)) as number:
                 start = number * self.block
-                count = tirx.min(a.keys - start, _i64(self.block))
+                count = tirx.min(a.keys - start, i64(self.block))
                 with self.each(1) as (_, lane):
                     I.buffer_store(self.alpha, self.top[lane], [lane])
                 self.scores(start, count)
@@ -255,20 +244,20 @@ class _Kernel:
         whole = a.size // self.lanes * self.lanes if self.transposes(a.query) else 0
         for vector in range(self.vectors if whole else 0):
             row = first + vector * self.lanes
-            with _loop(whole // self.lanes) as number:
+            with serial(whole // self.lanes) as number:
                 column = number * self.lanes
                 # no address past the end of Q where this vector has no rows at all
                 place = a.query.address(batch, head, tirx.min(row, a.queries - 1), column)
                 self.transpose(
                     tirx.address_of(self.q[place]),
                     a.query.row_stride(2),
-                    tirx.max(tirx.min(a.queries - row, _i64(self.lanes)), _i64(0)),
+                    tirx.max(tirx.min(a.queries - row, i64(self.lanes)), i64(0)),
                     tirx.address_of(self.qt[column * width + vector * self.lanes]),
                     width,
                     self.lanes,
                 )
         if whole < a.size:
-            with _loop(a.size - whole) as rest, _loop(width) as lane:
+            with serial(a.size - whole) as rest, serial(width) as lane:
                 row = tirx.min(first + lane, a.queries - 1)
                 place = a.query.address(batch, head, row, rest + whole)
                 I.buffer_store(self.qt, self.q[place], [(rest + whole) * width + lane])
@@ -284,7 +273,7 @@ class _Kernel:
 
     def transpose(self, *arguments: Any) -> None:
         """A call of the function of targets.transpose."""
-        values = [value if not isinstance(value, int) else _i64(value) for value in arguments]
+        values = [value if not isinstance(value, int) else i64(value) for value in arguments]
         name = f"athanor_transpose_{self.lanes}"
         I.evaluate(tirx.call_extern("int32", name, *values))
 
@@ -293,7 +282,7 @@ class _Kernel:
         width = self.width
         with self.lanes_of(rows) as (row, lane):
             I.buffer_store(self.acc, start(row, lane), [row * width + lane])
-        with _loop(depth // unroll) as outer, _unrolled(unroll) as inner:
+        with serial(depth // unroll) as outer, unrolled(unroll) as inner:
             k = outer * unroll + inner
             with self.lanes_of(rows) as (row, lane):
                 place = row * width + lane
@@ -312,7 +301,7 @@ class _Kernel:
         exact = known is not None and known % rows == 0
         queries = constant(a.queries)
         full = (queries is not None and queries % self.width == 0) or not self.steps_by_lane()
-        with _loop(_ceil(count, rows)) as tile:
+        with serial(_ceil(count, rows)) as tile:
 
             def key(row: Any) -> Any:
                 place = start + tile * rows + row
@@ -341,11 +330,11 @@ class _Kernel:
                 with self.lanes_of(rows) as (row, lane):
                     place = (tile * rows + row) * width + lane
                     I.buffer_store(self.p, self.acc[row * width + lane], [place])
-                with _loop(rows) as row, _loop(tirx.min(a.queries - first, _i64(width))) as lane:
+                with serial(rows) as row, serial(tirx.min(a.queries - first, i64(width))) as lane:
                     place = (tile * rows + row) * width + lane
                     value = self.stepped(self.p[place], key(row), first + lane)
                     I.buffer_store(self.p, value, [place])
-                with _loop(rows) as row, self.lanes_of(1) as (_, lane):
+                with serial(rows) as row, self.lanes_of(1) as (_, lane):
                     place = (tile * rows + row) * width + lane
                     I.buffer_store(self.top, tirx.max(self.top[lane], self.p[place]), [lane])
 
@@ -370,7 +359,7 @@ class _Kernel:
     def exponentials(self, count: Any) -> None:
         """P = exp(p - top), added to total."""
         width = self.width
-        with _loop(count) as row, self.lanes_of(1) as (_, lane):
+        with serial(count) as row, self.lanes_of(1) as (_, lane):
             place = row * width + lane
             I.buffer_store(self.p, tirx.exp(self.p[place] - self.top[lane]), [place])
             I.buffer_store(self.total, self.total[lane] + self.p[place], [lane])
@@ -399,10 +388,10 @@ class _Kernel:
 
         full, rest = divmod(a.value_size, self.value_rows)
         if full:
-            with _loop(full) as number:
+            with serial(full) as number:
                 tile(number * self.value_rows, self.value_rows)
         if rest:
-            tile(_i64(full * self.value_rows), rest)
+            tile(i64(full * self.value_rows), rest)
 
     def finish(self) -> None:
         """Out = o / total."""
@@ -424,7 +413,7 @@ class _Kernel:
         whole = a.value_size // self.lanes * self.lanes
         for vector in range(self.vectors if whole else 0):
             row = first + vector * self.lanes
-            with _loop(whole // self.lanes) as number:
+            with serial(whole // self.lanes) as number:
                 column = number * self.lanes
                 self.transpose(
                     tirx.address_of(self.o[column * width + vector * self.lanes]),
@@ -432,11 +421,11 @@ class _Kernel:
                     self.lanes,
                     tirx.address_of(self.out[place(tirx.min(row, a.queries - 1), column)]),
                     step,
-                    tirx.max(tirx.min(a.queries - row, _i64(self.lanes)), _i64(0)),
+                    tirx.max(tirx.min(a.queries - row, i64(self.lanes)), i64(0)),
                 )
         if whole < a.value_size:
-            rows = tirx.min(a.queries - first, _i64(width))
-            with _loop(rows) as row, _loop(a.value_size - whole) as rest:
+            rows = tirx.min(a.queries - first, i64(width))
+            with serial(rows) as row, serial(a.value_size - whole) as rest:
                 value = self.o[(rest + whole) * width + row]
                 I.buffer_store(self.out, value, [place(first + row, rest + whole)])
 
@@ -445,11 +434,11 @@ class _Each:
     """Context: loops over rows, vectors and lanes; gives (row, index of the lane in the block)."""
 
     def __init__(self, kernel: _Kernel, rows: Any, unroll: bool = False) -> None:
-        loop: Callable[[Any], Any] = _unrolled if unroll else _loop
+        loop: Callable[[Any], Any] = unrolled if unroll else serial
         self.kernel = kernel
-        self.row = loop(rows) if rows != 1 else nullcontext(_i64(0))
-        self.vector = _unrolled(kernel.vectors)
-        self.lane = I.vectorized(_i64(0), _i64(kernel.lanes))
+        self.row = loop(rows) if rows != 1 else nullcontext(i64(0))
+        self.vector = unrolled(kernel.vectors)
+        self.lane = I.vectorized(i64(0), i64(kernel.lanes))
 
     def __enter__(self) -> tuple[Any, Any]:
         row, vector, lane = self.row.__enter__(), self.vector.__enter__(), self.lane.__enter__()

@@ -17,7 +17,8 @@ from athanor.schedules.compute.attention import (
     attention_function,
     stepped,
 )
-from athanor.schedules.compute.few_rows import LaneDots, i64, serial, unrolled, vector
+from athanor.schedules.compute.few_rows import LaneDots
+from athanor.schedules.written_loops import i64, serial, unrolled, vector
 from athanor.targets.target import TargetSpec
 
 MOST_QUERIES = 4

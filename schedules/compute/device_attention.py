@@ -11,6 +11,7 @@ from tvm.script.ir_builder import tirx as I
 
 from athanor.schedules.blocks import constant
 from athanor.schedules.compute.attention import LOWEST, Attention, attention_function
+from athanor.schedules.written_loops import i64, serial, unrolled
 from athanor.targets.gpu import GPUSpec
 
 _SIDE = 16
@@ -62,27 +63,13 @@ def device_attention_kernel(
     return attention_function(attention, symbols, buffers, emit)
 
 
-def _i64(value: Any) -> Any:
-    return tirx.IntImm("int64", value) if isinstance(value, int) else value
-
-
 def _f32(value: float) -> Any:
     return tirx.const(value, "float32")
 
 
-def _unrolled(extent: int) -> Any:
-    return I.unroll(_i64(0), _i64(extent))
-
-
-def _loop(extent: Any) -> Any:
-    return I.serial(_i64(0), _i64(extent))
-
-
 def _ceil(extent: Any, step: int) -> Any:
     known = constant(extent)
-    return (
-        -(-known // step) if known is not None else tirx.floordiv(extent + (step - 1), _i64(step))
-    )
+    return -(-known // step) if known is not None else tirx.floordiv(extent + (step - 1), i64(step))
 
 
 class _Kernel:
@@ -100,14 +87,14 @@ class _Kernel:
         tasks = _ceil(attention.queries, self.block_queries)
 
         def bound(extent: Any, axis: str) -> Any:
-            return stack.enter_context(I.thread_binding(_i64(0), _i64(extent), thread=axis))
+            return stack.enter_context(I.thread_binding(i64(0), i64(extent), thread=axis))
 
         task = bound(attention.batch * attention.heads * tasks, "blockIdx.x")
         self.ty, self.tx = bound(_SIDE, "threadIdx.y"), bound(_SIDE, "threadIdx.x")
-        self.first = tirx.floormod(task, _i64(tasks)) * self.block_queries
-        number = tirx.floordiv(task, _i64(tasks))
-        self.head = tirx.floormod(number, _i64(attention.heads))
-        self.batch = tirx.floordiv(number, _i64(attention.heads))
+        self.first = tirx.floormod(task, i64(tasks)) * self.block_queries
+        number = tirx.floordiv(task, i64(tasks))
+        self.head = tirx.floormod(number, i64(attention.heads))
+        self.batch = tirx.floordiv(number, i64(attention.heads))
 
     def emit(self) -> None:
         """What one block of threads does."""
@@ -134,9 +121,9 @@ class _Kernel:
             (self.total, rows, 0.0),
             (self.o, rows * self.columns, 0.0),
         ):
-            with _unrolled(size) as i:
+            with unrolled(size) as i:
                 I.buffer_store(buffer, _f32(value), [i])
-        with _loop(_ceil(a.keys, self.block_keys)) as number:
+        with serial(_ceil(a.keys, self.block_keys)) as number:
             start = number * self.block_keys
             self.load_transposed(
                 self.k, a.key, self.k_tile, self.k_width, self.block_keys, start, a.keys
@@ -160,8 +147,8 @@ class _Kernel:
         """
         a = self.a
         with self.elements(rows * a.size) as number:
-            row = tirx.floordiv(number, _i64(a.size))
-            column = tirx.floormod(number, _i64(a.size))
+            row = tirx.floordiv(number, i64(a.size))
+            column = tirx.floormod(number, i64(a.size))
             where = tirx.min(start + row, count - 1)
             value = source[place.address(self.batch, self.head, where, column)]
             if source is self.q and a.scale != 1.0:
@@ -172,8 +159,8 @@ class _Kernel:
         """v_tile[key, column]: the last row again past the end, where weights are zero."""
         a = self.a
         with self.elements(self.block_keys * a.value_size) as number:
-            key = tirx.floordiv(number, _i64(a.value_size))
-            column = tirx.floormod(number, _i64(a.value_size))
+            key = tirx.floordiv(number, i64(a.value_size))
+            column = tirx.floormod(number, i64(a.value_size))
             where = tirx.min(start + key, a.keys - 1)
             value = self.v[a.value.address(self.batch, self.head, where, column)]
             I.buffer_store(self.v_tile, value, [number])
@@ -181,21 +168,21 @@ class _Kernel:
     def scores(self, start: Any) -> None:
         """s[row, key] after the steps; -inf past the last key."""
         a, rows, keys = self.a, self.rows, self.keys
-        with _unrolled(rows * keys) as i:
+        with unrolled(rows * keys) as i:
             I.buffer_store(self.s, _f32(0.0), [i])
-        with _loop(a.size) as d:
-            with I.vectorized(_i64(0), _i64(rows)) as i:
+        with serial(a.size) as d:
+            with I.vectorized(i64(0), i64(rows)) as i:
                 value = self.q_tile[d * self.q_width + self.ty * rows + i]
                 I.buffer_store(self.left, value, [i])
-            with _unrolled(keys) as j:
+            with unrolled(keys) as j:
                 value = self.k_tile[d * self.k_width + j * _SIDE + self.tx]
                 I.buffer_store(self.right, value, [j])
-            with _unrolled(rows) as i, _unrolled(keys) as j:
+            with unrolled(rows) as i, unrolled(keys) as j:
                 place = i * keys + j
                 I.buffer_store(self.s, self.s[place] + self.left[i] * self.right[j], [place])
         known = constant(a.keys)
         exact = known is not None and known % self.block_keys == 0
-        with _unrolled(rows) as i, _unrolled(keys) as j:
+        with unrolled(rows) as i, unrolled(keys) as j:
             query = tirx.min(self.first + self.ty * rows + i, a.queries - 1)
             key = start + j * _SIDE + self.tx
             inside = key if exact else tirx.min(key, a.keys - 1)
@@ -224,16 +211,16 @@ class _Kernel:
     def weights(self) -> None:
         """The new top, alpha, total; P = exp(s - top) to shared memory."""
         rows, keys = self.rows, self.keys
-        with _unrolled(rows) as i:
+        with unrolled(rows) as i:
             I.buffer_store(self.alpha, self.top[i], [i])
-            with _unrolled(keys) as j:
+            with unrolled(keys) as j:
                 highest = tirx.max(self.top[i], self.s[i * keys + j])
                 I.buffer_store(self.top, highest, [i])
             self.over_row(self.top, i, tirx.max)
             shrunk = tirx.exp(self.alpha[i] - self.top[i])
             I.buffer_store(self.alpha, shrunk, [i])
             I.buffer_store(self.total, self.total[i] * self.alpha[i], [i])
-            with _unrolled(keys) as j:
+            with unrolled(keys) as j:
                 weight = tirx.exp(self.s[i * keys + j] - self.top[i])
                 I.buffer_store(self.s, weight, [i * keys + j])
                 I.buffer_store(self.total, self.total[i] + self.s[i * keys + j], [i])
@@ -245,23 +232,23 @@ class _Kernel:
         for distance in (8, 4, 2, 1):
             mask, lanes = tirx.const(_ALL, "uint32"), tirx.const(distance, "int32")
             call = tirx.call_extern("float32", "__shfl_xor_sync", mask, buffer[i], lanes)
-            I.buffer_store(self.other, call, [_i64(0)])
+            I.buffer_store(self.other, call, [i64(0)])
             I.buffer_store(buffer, combine(buffer[i], self.other[0]), [i])
 
     def values(self) -> None:
         """O = o * alpha + P V."""
         a, rows = self.a, self.rows
-        with _unrolled(rows) as i, _unrolled(self.columns) as c:
+        with unrolled(rows) as i, unrolled(self.columns) as c:
             place = i * self.columns + c
             I.buffer_store(self.o, self.o[place] * self.alpha[i], [place])
-        with _loop(self.block_keys) as key:
-            with I.vectorized(_i64(0), _i64(rows)) as i:
+        with serial(self.block_keys) as key:
+            with I.vectorized(i64(0), i64(rows)) as i:
                 value = self.p_tile[key * self.q_width + self.ty * rows + i]
                 I.buffer_store(self.left, value, [i])
-            with _unrolled(self.columns) as c:
-                column = tirx.min(c * _SIDE + self.tx, _i64(a.value_size - 1))
+            with unrolled(self.columns) as c:
+                column = tirx.min(c * _SIDE + self.tx, i64(a.value_size - 1))
                 I.buffer_store(self.right, self.v_tile[key * a.value_size + column], [c])
-            with _unrolled(rows) as i, _unrolled(self.columns) as c:
+            with unrolled(rows) as i, unrolled(self.columns) as c:
                 place = i * self.columns + c
                 added = self.o[place] + self.left[i] * self.right[c]
                 I.buffer_store(self.o, added, [place])
@@ -269,11 +256,11 @@ class _Kernel:
     def finish(self) -> None:
         """Out = o / total."""
         a, rows = self.a, self.rows
-        with _unrolled(rows) as i:
+        with unrolled(rows) as i:
             self.over_row(self.total, i, lambda one, other: one + other)
             I.buffer_store(self.alpha, _f32(1.0) / self.total[i], [i])
             query = self.first + self.ty * rows + i
-            with _unrolled(self.columns) as c:
+            with unrolled(self.columns) as c:
                 column = c * _SIDE + self.tx
                 value = self.o[i * self.columns + c] * self.alpha[i]
                 if a.guarded:
@@ -292,7 +279,7 @@ class _Numbers:
 
     def __enter__(self) -> Any:
         step = _SIDE * _SIDE
-        turn = self.stack.enter_context(_loop(-(-self.count // step)))
+        turn = self.stack.enter_context(serial(-(-self.count // step)))
         number = turn * step + self.thread
         if self.count % step:
             self.stack.enter_context(I.If(number < self.count))

@@ -8,6 +8,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as I
 
+from athanor.schedules.written_loops import i64, serial, unrolled, vector
 from athanor.targets.target import TargetSpec
 
 PARALLEL_MACS = 1 << 18
@@ -201,23 +202,3 @@ def row_lines_kernel(
 
 # 8 is TVM's kOpaque: what has no block can't be fused
 _BY_HAND = {"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": 8}
-
-
-def i64(value: Any) -> Any:
-    """A number as TIR's 64-bit one."""
-    return tirx.IntImm("int64", value) if isinstance(value, int) else value
-
-
-def serial(extent: Any) -> Any:
-    """A loop."""
-    return I.serial(i64(0), i64(extent))
-
-
-def unrolled(extent: int) -> Any:
-    """A loop of which every turn is written out."""
-    return I.unroll(i64(0), i64(extent))
-
-
-def vector(extent: int) -> Any:
-    """A loop over lanes."""
-    return I.vectorized(i64(0), i64(extent))

@@ -15,6 +15,7 @@ from athanor.schedules.blocks import constant
 from athanor.schedules.compute.attention import LOWEST, Attention, attention_function
 from athanor.schedules.compute.strided import Strided
 from athanor.schedules.product_tiles import NUMBERS
+from athanor.schedules.written_loops import i64, unrolled
 from athanor.targets.gpu import GPUSpec
 
 WARP_KEYS = 64
@@ -159,17 +160,9 @@ def tensor_attention_kernel(
     return attention_function(attention, symbols, buffers, emit, dtype=buffers[0][1])
 
 
-def _i64(value: Any) -> Any:
-    return tirx.IntImm("int64", value) if isinstance(value, int) else value
-
-
-def _unrolled(extent: int) -> Any:
-    return I.unroll(_i64(0), _i64(extent))
-
-
 def _ceil(extent: Any, step: int) -> Any:
     known = constant(extent)
-    return _i64(-(-known // step)) if known is not None else (extent + (step - 1)) // _i64(step)
+    return i64(-(-known // step)) if known is not None else (extent + (step - 1)) // i64(step)
 
 
 class _Kernel:
@@ -186,18 +179,18 @@ class _Kernel:
         tasks = _ceil(attention.queries, tile.queries)
 
         def bound(extent: Any, axis: str) -> Any:
-            return stack.enter_context(I.thread_binding(_i64(0), _i64(extent), thread=axis))
+            return stack.enter_context(I.thread_binding(i64(0), i64(extent), thread=axis))
 
         task = bound(attention.batch * attention.heads * tasks, "blockIdx.x")
         self.thread = bound(tile.threads, "threadIdx.x")
         self.first = tirx.floormod(task, tasks) * tile.queries
         number = tirx.floordiv(task, tasks)
-        self.head = tirx.floormod(number, _i64(attention.heads))
-        self.batch = tirx.floordiv(number, _i64(attention.heads))
-        warp = tirx.floordiv(self.thread, _i64(32))
-        self.lane = tirx.floormod(self.thread, _i64(32))
-        self.row = tirx.floormod(warp, _i64(tile.warps)) * (tile.tiles * 16)
-        self.group = tirx.floordiv(warp, _i64(tile.warps))
+        self.head = tirx.floormod(number, i64(attention.heads))
+        self.batch = tirx.floordiv(number, i64(attention.heads))
+        warp = tirx.floordiv(self.thread, i64(32))
+        self.lane = tirx.floormod(self.thread, i64(32))
+        self.row = tirx.floormod(warp, i64(tile.warps)) * (tile.tiles * 16)
+        self.group = tirx.floordiv(warp, i64(tile.warps))
 
     def emit(self) -> None:
         """What one block of threads does."""
@@ -211,7 +204,7 @@ class _Kernel:
         self.top = I.alloc_buffer((tile.tiles * 2,), "float32", scope="local")
         self.total = I.alloc_buffer((tile.tiles * 2,), "float32", scope="local")
         for buffer, value in ((self.top, LOWEST), (self.total, 0.0), (self.o, 0.0)):
-            with _unrolled(int(buffer.shape[0])) as i:
+            with unrolled(int(buffer.shape[0])) as i:
                 I.buffer_store(buffer, tirx.const(value, "float32"), [i])
         views = ((a.query, self.q), (a.key, self.k), (a.value, self.v))
         vectors = [
@@ -227,12 +220,12 @@ class _Kernel:
             for argument in (self.address(buffer, view, 0), view.row_stride(2))
         ]
         query = [self.address(self.q, a.query, self.first), a.query.row_stride(2)]
-        rows = tirx.min(a.queries - self.first, _i64(tile.queries)).astype("int32")
+        rows = tirx.min(a.queries - self.first, i64(tile.queries)).astype("int32")
         shared = tirx.buffer_data(self.shared)
         s, o, top, total = map(self.pointer, (self.s, self.o, self.top, self.total))
         row, group = self.row.astype("int32"), self.group.astype("int32")
         self.call(f"attention_begin<{copied}>", shared, *query, rows, *keys, a.keys)
-        with I.serial(_i64(0), _ceil(a.keys, tile.keys)) as number:
+        with I.serial(i64(0), _ceil(a.keys, tile.keys)) as number:
             self.call(f"attention_next<{copied}>", shared, *keys, number, a.keys)
             key = group * WARP_KEYS
             self.call(f"attention_scores<{computed}>", s, shared, number, row, key)
@@ -246,12 +239,12 @@ class _Kernel:
 
     def call(self, function: str, *arguments: Any) -> None:
         """A device function of ours."""
-        values = [_i64(argument) for argument in arguments]
+        values = [i64(argument) for argument in arguments]
         I.evaluate(tirx.call_extern("int32", f"athanor::{function}", *values))
 
     def pointer(self, buffer: Any) -> Any:
         """The first of a thread's own numbers."""
-        return tirx.address_of(buffer[_i64(0)])
+        return tirx.address_of(buffer[i64(0)])
 
     def address(self, buffer: Any, view: Strided, row: Any) -> Any:
         """Where a row of this block's head begins."""
@@ -264,11 +257,11 @@ class _Kernel:
         exact = known is not None and known % self.tile.keys == 0
         if exact and not a.steps and a.scale == 1.0:
             return
-        with _unrolled(self.tile.tiles) as t, _unrolled(8) as j, _unrolled(4) as i:
+        with unrolled(self.tile.tiles) as t, unrolled(8) as j, unrolled(4) as i:
             place = t * 32 + j * 4 + i
-            row = self.first + self.row + t * 16 + tirx.floordiv(i, _i64(2)) * 8
-            query = tirx.min(row + tirx.floordiv(self.lane, _i64(4)), a.queries - 1)
-            column = tirx.floormod(self.lane, _i64(4)) * 2 + tirx.floormod(i, _i64(2))
+            row = self.first + self.row + t * 16 + tirx.floordiv(i, i64(2)) * 8
+            query = tirx.min(row + tirx.floordiv(self.lane, i64(4)), a.queries - 1)
+            column = tirx.floormod(self.lane, i64(4)) * 2 + tirx.floormod(i, i64(2))
             key = start + j * 8 + column
             value = self.s[place]
             if a.scale != 1.0:
@@ -301,15 +294,15 @@ class _Kernel:
         vector = math.gcd(4, a.value_size)
         pieces = a.value_size // vector
         count = tile.queries * pieces
-        with I.serial(_i64(0), _i64(-(-count // tile.threads))) as turn:
+        with I.serial(i64(0), i64(-(-count // tile.threads))) as turn:
             at = turn * tile.threads + self.thread
-            row, column = tirx.floordiv(at, _i64(pieces)), tirx.floormod(at, _i64(pieces)) * vector
+            row, column = tirx.floordiv(at, i64(pieces)), tirx.floormod(at, i64(pieces)) * vector
             query = self.first + row
             inside = query < a.queries
             if count % tile.threads:
                 inside = tirx.all(at < count, inside)
             place = ((self.batch * a.queries + query) * a.heads + self.head) * a.value_size + column
-            with I.If(inside), I.Then(), I.vectorized(_i64(0), _i64(vector)) as lane:
+            with I.If(inside), I.Then(), I.vectorized(i64(0), i64(vector)) as lane:
                 value = self.shared[row * result_width(a.value_size) + column + lane]
                 I.buffer_store(self.out, value.astype(str(self.out.dtype)), [place + lane])
 
